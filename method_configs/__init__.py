@@ -1,0 +1,1 @@
+"""Method specification and codec presets of lmvic-ns."""
