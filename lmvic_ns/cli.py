@@ -1,0 +1,102 @@
+"""`lmvic COMMAND ...`: one table of commands; a command's code is imported only when it is chosen.
+
+To add a command, write a function with a typed signature (or one dataclass parameter) in your own room and add a line
+to `COMMANDS`. A name of two words (`eval rd`) makes a group. The function may return None or an exit status.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lmvic_ns import __version__
+from lmvic_ns.errors import LmvicError
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where a command lives (`package.module:function`) and what `lmvic --help` says about it in one line."""
+
+    target: str
+    summary: str
+
+    def load(self) -> Callable[..., Any]:
+        """Import the module and return the function."""
+        module, _, name = self.target.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+COMMANDS: Mapping[str, Command] = {}
+
+
+def match_command(args: Sequence[str], commands: Mapping[str, Command] = COMMANDS) -> tuple[str, list[str]] | None:
+    """The command that `args` begins with, and the arguments left for it; None if there is no such command."""
+    for words in (2, 1):
+        name = " ".join(args[:words])
+        if len(args) >= words and name in commands:
+            return name, list(args[words:])
+    return None
+
+
+def usage(commands: Mapping[str, Command] = COMMANDS, group: str = "") -> str:
+    """The text of `lmvic --help`, or of `lmvic GROUP --help`."""
+    listed = {name: command for name, command in commands.items() if not group or name.startswith(group + " ")}
+    width = max((len(name) for name in listed), default=0)
+    lines = [f"usage: lmvic {group + ' ' if group else ''}COMMAND [options]", "", "commands:"]
+    lines += [f"  {name:<{width}}  {command.summary}" for name, command in listed.items()]
+    return "\n".join([*lines, "", "`lmvic COMMAND --help` shows a command's options.", ""])
+
+
+def run(args: Sequence[str], commands: Mapping[str, Command] = COMMANDS) -> int:
+    """Choose a command, import it, let tyro read its options, call it; returns the exit status."""
+    if not args or args[0] in ("-h", "--help"):
+        print(usage(commands))
+        return 0 if args else 2
+    if args[0] == "--version":
+        print(f"lmvic {__version__}")
+        return 0
+    matched = match_command(args, commands)
+    if matched is None:
+        return _complain(args, commands)
+    import tyro
+
+    name, rest = matched
+    status = tyro.cli(commands[name].load(), prog=f"lmvic {name}", args=rest)
+    return status if isinstance(status, int) else 0
+
+
+def _complain(args: Sequence[str], commands: Mapping[str, Command]) -> int:
+    """Help for a group; else one line on an unknown command, with the nearest one."""
+    if any(name.startswith(args[0] + " ") for name in commands):
+        if len(args) > 1 and args[1] in ("-h", "--help"):
+            print(usage(commands, args[0]))
+            return 0
+        print(usage(commands, args[0]), file=sys.stderr)
+        return 2
+    near = difflib.get_close_matches(" ".join(args[:2]), list(commands), n=1) or difflib.get_close_matches(
+        args[0], list(commands), n=1
+    )
+    hint = f"did you mean `lmvic {near[0]}`?" if near else "`lmvic --help` lists the commands."
+    print(f"lmvic: no command '{args[0]}'; {hint}", file=sys.stderr)
+    return 2
+
+
+def entrypoint() -> None:
+    """The console script: a person's mistake is one line on stderr (exit 2), Ctrl-C is exit 130."""
+    try:
+        status = run(sys.argv[1:])
+    except LmvicError as error:
+        print("lmvic: " + " ".join(str(error).split()), file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("lmvic: interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    entrypoint()

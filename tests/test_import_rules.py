@@ -1,0 +1,76 @@
+"""The rule that keeps the codec usable without nerfstudio: its rooms import neither nerfstudio, gsplat nor viser."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "lmvic_ns"
+ROOMS = ("geometry", "bitstream", "codec", "training", "scene.py", "errors.py", "cli.py")
+FOREIGN = (
+    "nerfstudio",
+    "gsplat",
+    "viser",
+    "lmvic_ns.splat",
+    "lmvic_ns.viewer",
+    "lmvic_ns.export",
+    "lmvic_ns.method_configs",
+)
+SOURCES = sorted(
+    source
+    for room in ROOMS
+    for source in ([PACKAGE / room] if room.endswith(".py") else (PACKAGE / room).rglob("*.py"))
+    if source.exists()
+)
+
+
+def imported_names(source: str, package: str) -> set[str]:
+    """Dotted names of everything that the source imports, at any depth, relative imports resolved."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, base] if base else parents)
+            names.update(f"{base}.{alias.name}" for alias in node.names)
+    return names
+
+
+def foreign(names: set[str]) -> set[str]:
+    return {name for name in names if any(name == root or name.startswith(root + ".") for root in FOREIGN)}
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_source_imports_nothing_foreign(source: Path):
+    package = ".".join(["lmvic_ns", *source.relative_to(PACKAGE).parent.parts])
+    assert not foreign(imported_names(source.read_text(), package))
+
+
+def test_the_check_sees_every_way_of_importing():
+    code = "import gsplat.rendering\ndef f():\n    from nerfstudio import utils\n    from ..splat import model\n    from .. import viewer\n"
+    assert foreign(imported_names(code, "lmvic_ns.codec")) == {
+        "gsplat.rendering", "nerfstudio.utils", "lmvic_ns.splat.model", "lmvic_ns.viewer",
+    }  # fmt: skip
+
+
+def test_importing_the_rooms_loads_nothing_foreign():
+    """Also through other packages of ours: what is really in sys.modules afterwards."""
+    modules = [
+        ".".join(["lmvic_ns", *source.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__")
+        for source in SOURCES
+        if source.name != "__main__.py"
+    ]
+    code = (
+        "import importlib, sys\n"
+        f"for name in {modules!r}:\n    importlib.import_module(name)\n"
+        f"print([m for m in sys.modules if m.split('.')[0] in {FOREIGN[:3]!r} or m in {FOREIGN[3:]!r}])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip().splitlines()[-1] == "[]"
