@@ -54,7 +54,10 @@ def test_source_imports_nothing_foreign(source: Path):
 
 
 def test_the_check_sees_every_way_of_importing():
-    code = "import gsplat.rendering\ndef f():\n    from nerfstudio import utils\n    from ..splat import model\n    from .. import viewer\n"
+    code = (
+        "import gsplat.rendering\ndef f():\n    from nerfstudio import utils\n"
+        "    from ..splat import model\n    from .. import viewer\n"
+    )
     assert foreign(imported_names(code, "lmvic_ns.codec")) == {
         "gsplat.rendering", "nerfstudio.utils", "lmvic_ns.splat.model", "lmvic_ns.viewer",
     }  # fmt: skip
