@@ -1,0 +1,1 @@
+"""The entropy coder and the `.lmvic` file: numpy and the standard library, no torch."""
