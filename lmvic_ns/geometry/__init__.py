@@ -1,0 +1,1 @@
+"""Correspondences between views from depth: cameras, disparity, masks, warping, prediction, view order."""
