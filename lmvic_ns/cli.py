@@ -30,7 +30,9 @@ class Command:
         return getattr(importlib.import_module(module), name)
 
 
-COMMANDS: Mapping[str, Command] = {}
+COMMANDS: Mapping[str, Command] = {
+    "train photos": Command("lmvic_ns.training.commands:train_photos", "train the intra path on photographs"),
+}
 
 
 def match_command(args: Sequence[str], commands: Mapping[str, Command] = COMMANDS) -> tuple[str, list[str]] | None:

@@ -1,0 +1,285 @@
+"""What happens between steps: reports, validation, checkpoints, and a clean end."""
+
+from __future__ import annotations
+
+import csv
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from lmvic_ns.training import require_lightning
+from lmvic_ns.training.module import TrainingModule
+from lmvic_ns.training.validation import RdRow, score
+
+require_lightning()
+from lightning.pytorch.callbacks import Callback  # noqa: E402
+
+Validate = Callable[[torch.nn.Module], Sequence[RdRow]]
+
+
+class StopSignals:
+    """Ctrl-C and SIGTERM ask for an end after the current step; a second Ctrl-C interrupts at once."""
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._previous: dict[int, Any] = {}
+
+    def install(self) -> None:
+        """Take the signals over (possible in the main thread only; elsewhere nothing changes)."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._previous[number] = signal.signal(number, self._handle)
+            except ValueError:  # not the main thread
+                return
+
+    def restore(self) -> None:
+        """Give the signals back."""
+        while self._previous:
+            number, handler = self._previous.popitem()
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: object) -> None:
+        self.received = signal.Signals(number).name
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class LearningCurve:
+    """`curve.csv`: a row for each level at each validation; rows after the step resumed from are dropped."""
+
+    FIELDS = ("step", "seconds", "crops", "training_loss", "score", "level", "bpp", "psnr", "ms_ssim", "loss")
+
+    def __init__(self, path: Path, *, from_step: int):
+        self.path = path
+        rows: list[dict[str, str]] = []
+        if path.is_file() and from_step > 0:
+            with path.open(newline="") as stream:
+                rows = [row for row in csv.DictReader(stream) if int(row["step"]) <= from_step]
+        with path.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, self.FIELDS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def append(self, module: TrainingModule, training_loss: float, rows: Sequence[RdRow]) -> None:
+        """Add one validation."""
+        head = (module.step, f"{module.seconds:.1f}", module.samples_seen, f"{training_loss:.5f}", f"{score(rows):.5f}")
+        with self.path.open("a", newline="") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            for row in rows:
+                values = (f"{v:.5f}" if math.isfinite(v) else "" for v in (row.bpp, row.psnr, row.ms_ssim, row.loss))
+                writer.writerow((*head, f"{row.level:g}", *values))
+
+
+class RunningMeans:
+    """Sums of steps since the last report, kept on the device so that steps do not wait for them."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Start over."""
+        self.loss: Any = 0.0
+        self.bits: Any = 0.0
+        self.db: Any = 0.0
+        self.extra: dict[str, Any] = {}
+        self.steps = self.samples = self.pixels = 0
+        self.since = time.monotonic()
+
+    def add(self, module: TrainingModule) -> None:
+        """Count the module's last step."""
+        last = module.last
+        if last is None or not bool(torch.isfinite(last.loss)):
+            return
+        self.loss, self.bits, self.db = self.loss + last.loss, self.bits + last.bits, self.db + last.squared_error_db
+        for name, value in last.extra.items():
+            self.extra[name] = self.extra.get(name, 0.0) + value
+        self.steps, self.samples, self.pixels = self.steps + 1, self.samples + last.samples, self.pixels + last.pixels
+
+    def read(self, world: int) -> dict[str, float]:
+        """Means: loss, bpp, psnr, crops a second, and whatever the objective added."""
+        steps, samples = max(self.steps, 1), max(self.samples, 1)
+        means = {
+            "loss": float(self.loss) / steps,
+            "bpp": float(self.bits) / max(self.pixels, 1),
+            "psnr": float(self.db) / samples,
+            "crops_per_second": world * self.samples / max(time.monotonic() - self.since, 1e-9),
+        }
+        return means | {name: float(value) / steps for name, value in self.extra.items()}
+
+
+def save_average(path: Path, module: TrainingModule, metadata: dict[str, str]) -> None:
+    """The averaged weights with the model's buffers as safetensors, in one step so that no half file remains."""
+    state = {name: tensor.detach() for name, tensor in module.model.state_dict().items()}
+    state |= module.average.average
+    state = {name: tensor.contiguous().clone().cpu() for name, tensor in state.items()}
+    counted = {"step": str(module.step), "seconds": f"{module.seconds:.0f}", "crops": str(module.samples_seen)}
+    temporary = path.with_suffix(".partial")
+    save_file(state, temporary, metadata=metadata | counted)
+    temporary.replace(path)
+
+
+class Conductor(Callback):
+    """Reports, validates, saves and stops, by the clock of process 0.
+
+    Args:
+        folder: gets `last.ckpt`, `last.safetensors`, `best.safetensors`, `curve.csv`.
+        validate: rows of a rate-distortion curve of the model as it is given.
+        metadata: strings that the weights files carry (preset, data, command).
+        stop_after: seconds after `started` at which this process ends, whatever the whole budget is.
+        started: monotonic time from which `stop_after` counts (the command's start).
+        every_seconds: (report, validate, checkpoint) intervals.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        validate: Validate,
+        metadata: dict[str, str],
+        *,
+        stop_after: float | None = None,
+        started: float | None = None,
+        report_every: float = 10.0,
+        validate_every: float = 300.0,
+        checkpoint_every: float = 300.0,
+        say: Callable[[str], None] | None = None,
+    ):
+        self.folder, self.validate, self.metadata = folder, validate, metadata
+        self.stop_after, self.started = stop_after, time.monotonic() if started is None else started
+        self.report_every, self.validate_every, self.checkpoint_every = report_every, validate_every, checkpoint_every
+        self.say = say or (lambda line: print(line, flush=True))
+        self.signals = StopSignals()
+        self.means = RunningMeans()
+        self.curve: LearningCurve | None = None
+        self.ended_by = "the whole budget is spent"
+        self._next_report = self._next_validation = self._next_checkpoint = 0.0
+        self._saved_step = -1
+        self._validated_step = -1
+        self._training_loss = math.nan
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Start the clocks; Lightning has installed its own signal handlers by now, ours replace them."""
+        now = time.monotonic()
+        self._next_report = now + self.report_every
+        self._next_validation, self._next_checkpoint = now + self.validate_every, now + self.checkpoint_every
+        if trainer.is_global_zero:
+            self.curve = LearningCurve(self.folder / "curve.csv", from_step=pl_module.step)
+        self.signals.install()
+        self.means.reset()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Decide on process 0, act on all."""
+        self.means.add(pl_module)
+        now = time.monotonic()
+        out_of_time = self.stop_after is not None and now - self.started >= self.stop_after
+        stop = pl_module.finished or out_of_time
+        decisions = [now >= self._next_report, now >= self._next_validation, now >= self._next_checkpoint, stop]
+        report, validate, checkpoint, stop = self._agree(trainer, pl_module, decisions)
+        if self.signals.received:
+            self.ended_by = f"{self.signals.received} was received"
+        elif out_of_time:
+            self.ended_by = "--max-time is over"
+        if report:
+            self._report(trainer, pl_module)
+        if validate and not stop:
+            self._validate(trainer, pl_module)
+        if checkpoint and not stop:
+            self._checkpoint(trainer, pl_module)
+        if stop:
+            trainer.should_stop = True
+
+    def _agree(self, trainer: Any, module: Any, decisions: list[bool]) -> list[bool]:
+        if trainer.world_size == 1:
+            return [*decisions[:3], decisions[3] or self.signals.received is not None]
+        clock = torch.tensor(decisions, dtype=torch.float32, device=module.device)
+        if not trainer.is_global_zero:
+            clock.zero_()
+        clock[3] += self.signals.received is not None  # a signal to any process ends all
+        return [bool(v > 0) for v in trainer.strategy.reduce(clock, reduce_op="sum")]
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Validate and save a last time."""
+        self._report(trainer, pl_module)
+        self._validate(trainer, pl_module)
+        self._checkpoint(trainer, pl_module)
+        self.signals.restore()
+        self._tell(trainer, f"ended at step {pl_module.step}: {self.ended_by}; weights and checkpoint in {self.folder}")
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Give the signals back."""
+        self.signals.restore()
+
+    def _tell(self, trainer: Any, line: str) -> None:
+        if trainer.is_global_zero:
+            self.say(line)
+
+    def _report(self, trainer: Any, module: Any) -> None:
+        self._next_report = time.monotonic() + self.report_every
+        if self.means.steps == 0:
+            return
+        means = self.means.read(trainer.world_size)
+        self._training_loss = means["loss"]
+        means["learning_rate"] = module.optimizers().param_groups[0]["lr"]
+        if trainer.logger is not None:
+            trainer.logger.log_metrics({f"train/{name}": value for name, value in means.items()}, step=module.step)
+        share = f" {min(module.progress, 1):4.0%}" if module.progress > 0 else ""
+        skipped = f"  skipped {module.skipped}" if module.skipped else ""
+        self._tell(
+            trainer,
+            f"step {module.step:6d}{share}  loss {means['loss']:.4f}  {means['bpp']:.3f} bpp  {means['psnr']:.2f} dB  "
+            f"{means['crops_per_second']:.1f} crops/s  lr {means['learning_rate']:.1e}{skipped}",
+        )
+        self.means.reset()
+
+    def _validate(self, trainer: Any, module: Any) -> None:
+        if trainer.is_global_zero and module.step != self._validated_step:
+            self._validated_step = module.step
+            module.average.swap(module.model)
+            try:
+                rows = self.validate(module.model)
+            finally:
+                module.average.swap(module.model)
+            value = score(rows)
+            points = "  ".join(f"{row.bpp:.3f}/{row.psnr:.2f}" for row in rows)
+            best = value < module.best_score
+            self.say(f"validation {value:.4f}{' (best)' if best else ''}  bpp/dB  {points}")
+            if self.curve is not None:
+                self.curve.append(module, self._training_loss, rows)
+            if trainer.logger is not None:
+                metrics = {"validation/score": value}
+                for row in rows:
+                    metrics |= {f"bpp/level{row.level:g}": row.bpp, f"psnr/level{row.level:g}": row.psnr}
+                trainer.logger.log_metrics(metrics, step=module.step)
+            if best:
+                module.best_score = value
+                save_average(self.folder / "best.safetensors", module, self.metadata)
+        self._next_validation = time.monotonic() + self.validate_every
+        self.means.reset()
+
+    def _checkpoint(self, trainer: Any, module: Any) -> None:
+        if module.step != self._saved_step:
+            self._saved_step = module.step
+            temporary = self.folder / "last.partial.ckpt"
+            trainer.save_checkpoint(temporary)
+            if trainer.is_global_zero:
+                temporary.replace(self.folder / "last.ckpt")
+                save_average(self.folder / "last.safetensors", module, self.metadata)
+        self._next_checkpoint = time.monotonic() + self.checkpoint_every
+
+
+def progress_line() -> Callable[[str], None]:
+    """Prints lines; on a terminal, reports of steps overwrite one another like a progress bar."""
+    if not sys.stdout.isatty():
+        return lambda line: print(line, flush=True)
+
+    def say(line: str) -> None:
+        end = "\r" if line.startswith("step ") else "\n"
+        print(f"\x1b[2K{line}", end=end, flush=True)
+
+    return say

@@ -1,0 +1,76 @@
+"""Rate-distortion losses, method.md section 7.
+
+Rates are bits per pixel, distortions are MSE on 0..1 images or 1 - MS-SSIM, and a loss is lambda * D + R.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Metric = Literal["mse", "ms-ssim"]
+
+MS_SSIM_LAMBDA_RATIO = 1 / 32
+"""lambda for 1 - MS-SSIM over lambda for MSE at the same level: the paper starts at 8 where MSE starts at 256."""
+
+VIEW_WEIGHTS = (0.5, 1.2, 0.5, 0.9)
+"""Weights of the four views' distortions in loss (9)."""
+
+
+def squared_error(image: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, "b"]:
+    """Mean squared error of each sample in float32."""
+    return (image.float() - target.float()).square().flatten(1).mean(1)
+
+
+def psnr(error: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+    """dB of a mean squared error on 0..1 images."""
+    return -10 * torch.log10(error.clamp_min(1e-10))
+
+
+def ms_ssim(image: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, "b"]:
+    """Multi-scale structural similarity of each sample; needs images of more than 160 pixels a side."""
+    from pytorch_msssim import ms_ssim as compute  # a dependency of compressai
+
+    return compute(image.float(), target.float(), data_range=1.0, size_average=False)
+
+
+def image_distortion(image: Tensor, target: Tensor, metric: Metric) -> Float[Tensor, "b"]:
+    """D of each sample on the scale that lambda of the level (for MSE) multiplies."""
+    if metric == "mse":
+        return squared_error(image, target)
+    # MS-SSIM takes powers of similarities, whose gradient is infinite at 0: keep to the range of images
+    return (1 - ms_ssim(image, target)) * MS_SSIM_LAMBDA_RATIO
+
+
+def level_weight(lambdas: Float[Tensor, "b"], middle: float, power: float) -> Float[Tensor, "b"]:
+    """(lambda / middle)^-power: evens out the levels' gradients, since lambda * D + R grows with lambda."""
+    return (lambdas / middle).pow(-power)
+
+
+def photo_loss(
+    distortion: Float[Tensor, "b"], bits: Float[Tensor, "b"], lambdas: Float[Tensor, "b"], pixels: int
+) -> Float[Tensor, "b"]:
+    """lambda * D + R of each sample, R in bits per pixel."""
+    return lambdas * distortion + bits.float() / pixels
+
+
+def view_loss(
+    distortion: Float[Tensor, "b"],
+    depth_distortion: Float[Tensor, "b"],
+    bits: Float[Tensor, "b"],
+    lambdas: Float[Tensor, "b"],
+    pixels: int,
+    *,
+    view_weight: float,
+    depth_ratio: float,
+) -> Float[Tensor, "b"]:
+    """One view's term of (9): w (lambda_img D_img + lambda_dep D_dep) + R_img + R_dep.
+
+    Args:
+        bits: of image and depth together.
+        depth_ratio: lambda_dep / lambda_img; the paper's pairs go from 64/256 to 128/4096.
+    """
+    return view_weight * lambdas * (distortion + depth_ratio * depth_distortion) + bits.float() / pixels

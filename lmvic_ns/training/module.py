@@ -1,0 +1,266 @@
+"""The training step as a Lightning module: loss, backward pass, clipping, optimizer, moving average.
+
+Optimization is manual, for two reasons: a step whose gradients are not finite must be skipped without moving the
+optimizer's state, and the step counter must count steps tried, because data, noise and learning rate depend on it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lmvic_ns.training import TrainingError, require_lightning
+from lmvic_ns.training.data import PhotoBatch, StepSampler, step_loader
+from lmvic_ns.training.ema import WeightAverage
+from lmvic_ns.training.losses import Metric, image_distortion, level_weight, photo_loss, psnr, squared_error
+from lmvic_ns.training.schedule import ScheduleConfig, learning_rate
+
+require_lightning()
+import lightning  # noqa: E402
+
+CHECKPOINT_KEY = "lmvic"
+MOST_SKIPPED_IN_A_ROW = 50
+
+
+@dataclass(frozen=True)
+class OptimizationConfig:
+    """How one step moves the weights."""
+
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    metric: Metric = "mse"
+    batch: int = 8
+    """Crops (or chains) a step and process."""
+    seed: int = 0
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.99)
+    level_weight_power: float = 0.5
+    """Losses are weighted with (lambda / middle lambda)^-power; 0 leaves lambda * D + R as it is."""
+    fixed_lambda: float | None = None
+    """Train for one lambda alone, as the paper does; every sample then has the level whose lambda is nearest."""
+    max_steps: int | None = None
+    max_seconds: float | None = None
+    """The whole budget in seconds of training, over all resumed runs: the schedule's other clock."""
+
+
+@dataclass
+class StepLoss:
+    """What a step's loss gives to the optimizer and to the reports (sums over samples, detached)."""
+
+    loss: Tensor
+    samples: int
+    pixels: int
+    bits: Tensor
+    squared_error_db: Tensor
+    extra: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    """From a batch to a loss; `photos` and `scenes` have one each."""
+
+    def __call__(self, model: nn.Module, batch: Any) -> StepLoss:
+        """Loss of one step, with gradients."""
+        ...
+
+
+class PhotoObjective:
+    """Mean of w(level) * (lambda(level) * D + R) over crops of photographs."""
+
+    def __init__(self, config: OptimizationConfig, lambda_of_level: Callable[[Tensor], Tensor], levels: int):
+        self.config, self.lambda_of_level = config, lambda_of_level
+        self.middle = float(lambda_of_level(torch.tensor([(levels - 1) / 2]))[0])
+
+    def lambdas(self, level: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+        """lambda of each sample, or the fixed one."""
+        fixed = self.config.fixed_lambda
+        return self.lambda_of_level(level) if fixed is None else torch.full_like(level, fixed)
+
+    def weights(self, lambdas: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+        """Balance between levels; 1 where lambda is fixed."""
+        if self.config.fixed_lambda is not None:
+            return torch.ones_like(lambdas)
+        return level_weight(lambdas, self.middle, self.config.level_weight_power)
+
+    def __call__(self, model: nn.Module, batch: PhotoBatch) -> StepLoss:
+        """Loss of one step, with gradients."""
+        image = (batch.image.float() / 255).contiguous(memory_format=torch.channels_last)
+        out = model.forward_photo(image, batch.level)  # type: ignore[operator]
+        pixels = image.shape[-1] * image.shape[-2]
+        lambdas = self.lambdas(batch.level)
+        distortion = image_distortion(out.image, image, self.config.metric)
+        loss = (self.weights(lambdas) * photo_loss(distortion, out.image_bits, lambdas, pixels)).mean()
+        with torch.no_grad():
+            error = psnr(squared_error(out.image.detach().clamp(0, 1), image)).sum()
+        return StepLoss(loss, image.shape[0], pixels * image.shape[0], out.image_bits.detach().sum(), error)
+
+
+def level_of_lambda(lambda_: float, lambda_of_level: Callable[[Tensor], Tensor], levels: int) -> float:
+    """The level (in hundredths) whose lambda is nearest on a logarithmic scale."""
+    grid = torch.arange(0, (levels - 1) * 100 + 1) / 100
+    return float(grid[(lambda_of_level(grid).log() - math.log(lambda_)).abs().argmin()])
+
+
+class TrainingModule(lightning.LightningModule):
+    """A codec in training.
+
+    Args:
+        model: a MultiViewModel, or anything its objective can use.
+        objective: from a batch to a :class:`StepLoss`.
+        dataset: samples by number (:mod:`lmvic_ns.training.data`), with its `collate`.
+        config: the optimizer's settings.
+        workers: data loading processes; 0 loads in this one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        dataset: Any,
+        collate: Callable,
+        config: OptimizationConfig,
+        *,
+        workers: int = 0,
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.objective, self.dataset, self.collate, self.config, self.workers = (
+            objective,
+            dataset,
+            collate,
+            config,
+            workers,
+        )
+        self.average = WeightAverage(model, config.ema_decay)
+        self.step = 0
+        self.samples_seen = 0
+        self.skipped = 0
+        self.best_score = math.inf
+        self.last: StepLoss | None = None
+        self._skipped_in_a_row = 0
+        self._seconds_before = 0.0
+        self._started: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, those before a resume included."""
+        return self._seconds_before + (time.monotonic() - self._started if self._started is not None else 0.0)
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that is spent, on the schedule's clock."""
+        c = self.config
+        if c.schedule.schedule_by == "time":
+            return self.seconds / c.max_seconds if c.max_seconds else 0.0
+        return self.step / c.max_steps if c.max_steps else 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Whether the whole budget is spent, in steps or in seconds."""
+        c = self.config
+        return (c.max_steps is not None and self.step >= c.max_steps) or (
+            c.max_seconds is not None and self.seconds >= c.max_seconds
+        )
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW; quantiles of a factorized prior get a rate of their own, outside the schedule."""
+        named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        main = [p for n, p in named if not n.endswith("quantiles")]
+        quantiles = [p for n, p in named if n.endswith("quantiles")]
+        groups: list[dict[str, Any]] = [{"params": main, "scheduled": True}]
+        if quantiles:
+            groups.append({"params": quantiles, "scheduled": False, "weight_decay": 0.0, "lr": 1e-3})
+        c = self.config
+        return torch.optim.AdamW(
+            groups, lr=c.schedule.learning_rate, betas=c.betas, weight_decay=c.weight_decay, fused=True
+        )
+
+    def train_dataloader(self) -> Any:
+        """The stream of this process's batches from the current step on."""
+        trainer = self.trainer
+        sampler = StepSampler(
+            self.config.batch,
+            first_step=lambda: self.step,
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+        )
+        return step_loader(self.dataset, sampler, self.collate, workers=self.workers, pin=self.device.type == "cuda")
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Batches know how to move."""
+        return batch.to(device)
+
+    def on_fit_start(self) -> None:
+        """Bring the average to the device and start the clock."""
+        self.average.to(self.device)
+        self._started = time.monotonic()
+
+    def on_train_end(self) -> None:
+        """Stop the clock."""
+        self._seconds_before, self._started = self.seconds, None
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """One step; noise, like the data, is a function of (seed, step, process)."""
+        optimizer: Any = self.optimizers()
+        rate = learning_rate(self.config.schedule, self.step, self.progress)
+        for group in optimizer.param_groups:
+            if group["scheduled"]:
+                group["lr"] = rate
+        torch.manual_seed((self.config.seed * 1_000_003 + self.step) * 4096 + self.global_rank)
+        optimizer.zero_grad(set_to_none=True)
+        result = self.objective(self.model, batch)
+        total = result.loss
+        auxiliary = getattr(self.model, "aux_loss", None)
+        if auxiliary is not None:
+            total = total + auxiliary()
+        self.manual_backward(total)
+        scheduled = optimizer.param_groups[0]["params"]
+        norm = torch.nn.utils.clip_grad_norm_(scheduled, self.config.clip_norm)
+        if bool(torch.isfinite(norm)) and bool(torch.isfinite(result.loss.detach())):
+            optimizer.step()
+            self.average.update(self.model)
+            self._skipped_in_a_row = 0
+        else:
+            self.skipped += 1
+            self._skipped_in_a_row += 1
+            if self._skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
+                raise TrainingError(
+                    f"the last {MOST_SKIPPED_IN_A_ROW} steps had gradients that are not finite: "
+                    "lower --learning-rate, or train with --precision 32-true"
+                )
+        result.loss = result.loss.detach()
+        result.extra["gradient_norm"] = norm.detach()
+        self.last = result
+        self.step += 1
+        self.samples_seen += result.samples * self.trainer.world_size
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the next step depends on."""
+        checkpoint[CHECKPOINT_KEY] = {
+            "step": self.step,
+            "samples_seen": self.samples_seen,
+            "skipped": self.skipped,
+            "seconds": self.seconds,
+            "best_score": self.best_score,
+            "seed": self.config.seed,
+            "average": self.average.state_dict(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on exactly where the checkpoint was written."""
+        state = checkpoint.get(CHECKPOINT_KEY)
+        if state is None:
+            raise TrainingError("this checkpoint was not written by `lmvic train`: give its last.ckpt")
+        if state["seed"] != self.config.seed:
+            raise TrainingError(f"the checkpoint was trained with --seed {state['seed']}: resume with the same seed")
+        self.step, self.samples_seen, self.skipped = state["step"], state["samples_seen"], state["skipped"]
+        self._seconds_before, self.best_score = state["seconds"], state["best_score"]
+        self.average.load_state_dict(state["average"])
