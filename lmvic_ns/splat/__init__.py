@@ -1,0 +1,1 @@
+"""Gaussian splatting with median depth: rasterizers, and the nerfstudio model."""
