@@ -1,0 +1,193 @@
+"""The CPU rasterizer: compiled tile lists, blending and gradients behind torch's autograd."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lmvic_ns.splat import blend_kernels, tile_kernels
+from lmvic_ns.splat.projection import project_gaussians, view_dependent_colors
+from lmvic_ns.splat.stages import Blended, RasterOutput, ScreenGaussians, Stages, rasterize_by_stages
+from lmvic_ns.splat.tiles import TileLists, tile_grid
+
+# some of numba's threading layers break when two Python threads launch kernels at once (a viewer beside a training)
+_launch = threading.Lock()
+
+
+@dataclass(frozen=True)
+class _Intersections:
+    """Tile lists as numpy arrays; `slots` is each intersection's place when sorted by Gaussian."""
+
+    records: np.ndarray
+    offsets: np.ndarray
+    ids: np.ndarray
+    slots: np.ndarray
+    slot_begin: np.ndarray
+    tiles: np.ndarray
+    tile_order: np.ndarray
+    tile_width: int
+    tile_height: int
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    """Detached, contiguous float32 (or int) values, without a copy where there is nothing to change."""
+    tensor = tensor.detach()
+    if tensor.is_floating_point():
+        tensor = tensor.float()
+    return tensor.contiguous().numpy()
+
+
+def _exclusive_sum(counts: np.ndarray) -> np.ndarray:
+    """Start of each of the runs that `counts` are the lengths of, and the end of the last."""
+    out = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=out[1:])
+    return out
+
+
+def _intersect(splats: ScreenGaussians, cameras: int, width: int, height: int, tile_size: int) -> _Intersections:
+    m = splats.radii.numel()
+    tile_width, tile_height = tile_grid(width, height, tile_size)
+    radii, camera_ids = _numpy(splats.radii.reshape(m)), _numpy(splats.camera_ids)
+    records = np.empty((m, tile_kernels.RECORD), np.float32)
+    records[:, :2] = _numpy(splats.means2d).reshape(m, 2)
+    records[:, 2:5] = _numpy(splats.conics).reshape(m, 3)
+    records[:, 5] = _numpy(splats.opacities).reshape(m)
+    records[:, 6:9] = _numpy(splats.colors).reshape(m, 3)
+    records[:, 9] = _numpy(splats.depths).reshape(m)
+
+    boxes, levels = np.empty((m, 4), np.int32), np.empty((m, 2), np.float64)
+    tile_kernels.count_tiles(records, radii, tile_size, tile_width, tile_height, height, boxes, levels)
+    row_begin = _exclusive_sum(boxes[:, 3] - boxes[:, 2])
+    spans, tiles = np.empty((row_begin[-1], 2), np.int32), np.empty(m, np.int64)
+    tile_kernels.fill_spans(records, boxes, levels, row_begin, tile_size, height, spans, tiles)
+    slot_begin = _exclusive_sum(tiles)
+
+    visible = np.flatnonzero(tiles)
+    order = visible[np.argsort(records[visible, tile_kernels.DEPTH], kind="stable")]
+    rows, bands = cameras * tile_height, min(cameras * tile_height, numba.get_num_threads())
+    counts = np.zeros(rows * tile_width, np.int64)
+    tile_kernels.count_per_tile(
+        order, camera_ids, boxes, spans, row_begin, tile_width, tile_height, bands, rows, counts
+    )
+    offsets = _exclusive_sum(counts)
+    ids, slots = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.int64)
+    tile_kernels.fill_tiles(
+        order, camera_ids, boxes, spans, row_begin, slot_begin, tile_width, tile_height, bands, rows,
+        offsets[:-1].copy(), ids, slots,
+    )  # fmt: skip
+    longest_first = np.argsort(-counts, kind="stable")
+    return _Intersections(records, offsets, ids, slots, slot_begin, tiles, longest_first, tile_width, tile_height)
+
+
+class _Blend(torch.autograd.Function):
+    """(means2d, conics, opacities, colors, depths) -> (rgb, depth, transmittance, median ids)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        means2d: Tensor,
+        conics: Tensor,
+        opacities: Tensor,
+        colors: Tensor,
+        depths: Tensor,
+        lists: _Intersections,
+        cameras: int,
+        width: int,
+        height: int,
+        tile_size: int,
+        absgrad: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        shape = (cameras, height, width)
+        rgb, depth = np.empty((*shape, 3), np.float32), np.empty(shape, np.float32)
+        transmittance, last = np.empty(shape, np.float32), np.empty(shape, np.int32)
+        median = np.empty(shape, np.int32)
+        with _launch:
+            blend_kernels.blend_forward(
+                lists.tile_order, lists.offsets, lists.ids, lists.records, lists.tile_width, lists.tile_height,
+                tile_size, numba.get_num_threads(), rgb, depth, transmittance, last, median,
+            )  # fmt: skip
+        ctx.save_for_backward(means2d)
+        ctx.lists, ctx.transmittance, ctx.last = lists, transmittance, last
+        ctx.tile_size, ctx.absgrad = tile_size, absgrad
+        ctx.shapes = [t.shape for t in (means2d, conics, opacities, colors, depths)]
+        out = [torch.from_numpy(values) for values in (rgb, depth[..., None], transmittance[..., None], median)]
+        out = [values.to(means2d.dtype) for values in out[:3]] + out[3:]
+        ctx.mark_non_differentiable(out[3])
+        return out[0], out[1], out[2], out[3]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (means2d,) = ctx.saved_tensors
+        lists: _Intersections = ctx.lists
+        grad_rgb, grad_depth, grad_transmittance = (_numpy(g) for g in gradients[:3])
+        rows = np.empty((len(lists.ids), blend_kernels.GRADIENTS), np.float32)
+        sums = np.empty((len(lists.records), blend_kernels.GRADIENTS), np.float32)
+        with _launch:
+            numba.set_num_threads(_threads())
+            blend_kernels.blend_backward(
+                lists.tile_order, lists.offsets, lists.ids, lists.slots, lists.records, lists.tile_width,
+                lists.tile_height, ctx.tile_size, numba.get_num_threads(), ctx.absgrad, ctx.transmittance, ctx.last,
+                grad_rgb, grad_depth[..., 0], grad_transmittance[..., 0], rows,
+            )  # fmt: skip
+            blend_kernels.sum_by_gaussian(rows, lists.slot_begin, lists.tiles, sums)
+        total = torch.from_numpy(sums).to(means2d.dtype)
+        if ctx.absgrad:
+            means2d.absgrad = total[:, 2:4].reshape(ctx.shapes[0])
+        columns = (total[:, 0:2], total[:, 4:7], total[:, 7], total[:, 8:11], total[:, 11])
+        return (*(c.reshape(shape) for c, shape in zip(columns, ctx.shapes, strict=True)), *(None,) * 6)
+
+
+def _threads() -> int:
+    """Torch's setting rules; numba cannot use more threads than it started with."""
+    return max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # pyright: ignore
+
+
+def blend_compiled(
+    splats: ScreenGaussians, cameras: int, width: int, height: int, tile_size: int, absgrad: bool = False
+) -> Blended:
+    """`reference.blend_reference`, compiled; in float32 whatever the dtype. Tiles out of Gaussians' reach are dropped.
+
+    Raises:
+        ValueError: the tile size is not in 1..32.
+    """
+    if not 1 <= tile_size <= blend_kernels.MAX_TILE_SIZE:
+        raise ValueError(f"tile_size must be 1 to {blend_kernels.MAX_TILE_SIZE} on a CPU, got {tile_size}")
+    with _launch:
+        numba.set_num_threads(_threads())
+        lists = _intersect(splats, cameras, width, height, tile_size)
+    rgb, depth, transmittance, median = _Blend.apply(  # pyright: ignore[reportGeneralTypeIssues]
+        splats.means2d, splats.conics, splats.opacities, splats.colors, splats.depths,
+        lists, cameras, width, height, tile_size, absgrad,
+    )  # fmt: skip
+    tile_lists = TileLists(
+        torch.from_numpy(lists.ids), torch.from_numpy(lists.offsets), lists.tile_width, lists.tile_height
+    )
+    return Blended(rgb, depth, transmittance, median, tile_lists)
+
+
+COMPILED = Stages(project_gaussians, view_dependent_colors, blend_compiled)
+
+
+def rasterize_cpu(
+    means: Float[Tensor, "n 3"],
+    quats: Float[Tensor, "n 4"],
+    scales: Float[Tensor, "n 3"],
+    opacities: Float[Tensor, "n"],
+    colors: Float[Tensor, "n 3"] | Float[Tensor, "n k 3"],
+    world_to_camera: Float[Tensor, "c 4 4"],
+    intrinsics: Float[Tensor, "c 3 3"],
+    width: int,
+    height: int,
+    **options: Any,
+) -> RasterOutput:
+    """`lmvic_ns.splat.rasterization.rasterize` with the same options, by compiled kernels."""
+    return rasterize_by_stages(
+        COMPILED, means, quats, scales, opacities, colors, world_to_camera, intrinsics, width, height, **options
+    )
