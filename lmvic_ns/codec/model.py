@@ -1,0 +1,352 @@
+"""The practical multi-view codec network: depth, geometry and image of one view at a time (presets `base` and `tiny`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lmvic_ns.bitstream.tables import CdfTables
+from lmvic_ns.codec.depth import DEPTH_FACTOR, DEPTH_RANGE, DEPTH_STRIDE, DepthCodec, DepthConfig
+from lmvic_ns.codec.entropy import SymbolReader, SymbolWriter, scale_tables
+from lmvic_ns.codec.fixed_point import ONE
+from lmvic_ns.codec.image import PATCH, STRIDE, ImageCodec, ImageConfig, ImageContext
+from lmvic_ns.codec.layers import pad_to_multiple
+from lmvic_ns.codec.quality import LEVELS
+from lmvic_ns.geometry.cameras import Cameras
+from lmvic_ns.geometry.disparity import disparity_and_mask, downsample_inverse_depth, upsample_inverse_depth
+from lmvic_ns.geometry.prediction import predict_inverse_depth
+from lmvic_ns.geometry.warp import warp
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Parts of the method that can be switched off at run time, for the paper's Figure 7.
+
+    Attributes:
+        cross_view: use the reference at all.
+        alignment: warp the reference by the disparity (off: its features are taken where they lie).
+        masks: tell the networks where the correspondence holds (off: everywhere).
+        depth_prediction: predict depth from the reference's.
+    """
+
+    cross_view: bool = True
+    alignment: bool = True
+    masks: bool = True
+    depth_prediction: bool = True
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A preset: sizes of both codecs."""
+
+    image: ImageConfig = field(default_factory=ImageConfig)
+    depth: DepthConfig = field(default_factory=DepthConfig)
+    ablation: Ablation = field(default_factory=Ablation)
+
+
+@dataclass
+class ReferenceState:
+    """What a decoder keeps of a view for the views that refer to it.
+
+    Attributes:
+        image: reconstruction, 0..1.
+        features: decoder features at 1/8 (of the padded image).
+        inverse_depth: normalised inverse depth at 1/4, multiples of 1/65536 when decoding.
+        cameras: at full resolution.
+    """
+
+    image: Float[Tensor, "b 3 h w"]
+    features: Float[Tensor, "b c h8 w8"]
+    inverse_depth: Float[Tensor, "b h4 w4"]
+    cameras: Cameras
+
+    def detach(self) -> ReferenceState:
+        """Without gradients."""
+        return replace(self, image=self.image.detach(), features=self.features.detach())
+
+
+@dataclass
+class ViewOutput:
+    """Training pass of one view.
+
+    Attributes:
+        image: reconstruction, not clamped.
+        image_bits: estimated bits of the image part.
+        inverse_depth: reconstruction of the normalised inverse depth at 1/4, or None for a photograph.
+        depth_bits: estimated bits of the depth part.
+        depth_target: what `inverse_depth` is compared with.
+        state: reference for later views.
+    """
+
+    image: Float[Tensor, "b 3 h w"]
+    image_bits: Float[Tensor, "b"]
+    inverse_depth: Float[Tensor, "b h4 w4"] | None
+    depth_bits: Float[Tensor, "b"]
+    depth_target: Float[Tensor, "b h4 w4"] | None
+    state: ReferenceState | None
+
+
+class MultiViewModel(nn.Module):
+    """Image and depth codec with context transfer; one set of weights for all quality levels.
+
+    Inverse depth is normalised: scene units times the scene's `depth_scale`, so that it lies in 0..1 and 0 is infinity.
+    Cameras are given in units in which depth is 1 / normalised inverse depth (their translations are multiplied
+    accordingly; `Cameras` of a scene and a scale give them).
+    """
+
+    levels = LEVELS
+
+    def __init__(self, config: ModelConfig | None = None):
+        super().__init__()
+        self.config = config or ModelConfig()
+        self.ablation = self.config.ablation
+        self.image = ImageCodec(self.config.image)
+        self.depth = DepthCodec(self.config.depth)
+        tables = scale_tables()
+        self.register_buffer("table_cdf", torch.from_numpy(tables.cdf.copy()))
+        self.register_buffer("table_sizes", torch.from_numpy(tables.sizes.copy()))
+        self.register_buffer("table_offsets", torch.from_numpy(tables.offsets.copy()))
+
+    @property
+    def tables(self) -> CdfTables:
+        """The integer probability tables of these weights."""
+        return CdfTables(
+            self.table_cdf.cpu().numpy(), self.table_sizes.cpu().numpy(), self.table_offsets.cpu().numpy()
+        )
+
+    def update(self) -> None:
+        """Derives the integer tables that (de)compression uses from the learned parameters (CompressAI's convention)."""
+        self.image.entropy.update()
+        self.depth.entropy.update()
+
+    # --- training -------------------------------------------------------------------------------------------------
+
+    def forward(self, image: Float[Tensor, "b 3 h w"], level: Float[Tensor, "b"]) -> ViewOutput:
+        """Same as `forward_photo`."""
+        return self.forward_photo(image, level)
+
+    def forward_photo(self, image: Float[Tensor, "b 3 h w"], level: Float[Tensor, "b"]) -> ViewOutput:
+        """Intra path: a photograph without geometry.
+
+        Args:
+            image: 0..1, any size.
+            level: quality level of each sample, 0..63.
+        """
+        decoded, _features, bits = self._forward_image(image, level, None, None)
+        return ViewOutput(decoded, bits, None, torch.zeros_like(bits), None, None)
+
+    def forward_view(
+        self,
+        image: Float[Tensor, "b 3 h w"],
+        inverse_depth: Float[Tensor, "b h w"],
+        cameras: Cameras,
+        reference: ReferenceState | None,
+        level: Float[Tensor, "b"],
+        keep: Tensor | None = None,
+    ) -> ViewOutput:
+        """One view of a chain.
+
+        Args:
+            image: 0..1.
+            inverse_depth: normalised inverse depth at full resolution.
+            cameras: of these views, translations in normalised units.
+            reference: state of the view before, or None.
+            level: quality level of each sample.
+            keep: False drops the reference of that sample (so that first views stay good).
+        """
+        if not self.ablation.cross_view:
+            reference = None
+        target = downsample_inverse_depth(inverse_depth.double(), DEPTH_FACTOR).float()
+        h4, w4 = target.shape[-2:]
+        prediction = mask = None
+        if reference is not None and self.ablation.depth_prediction:
+            prediction, mask = self._predict(reference, cameras)
+            prediction, mask = _pad_depth(prediction).float(), _pad_depth(mask.float())
+            if keep is not None:
+                mask = mask * keep[:, None, None].to(mask.dtype)
+        depth = self.depth(_pad_depth(target), level, prediction, mask)
+        decoded_depth = depth.inverse_depth[:, :h4, :w4]
+        # the image learns with the depth that decoders have; its gradient does not reach the depth codec
+        exact = torch.round(decoded_depth.detach().double().clamp(0, 1) * (DEPTH_RANGE * ONE)) / (DEPTH_RANGE * ONE)
+        context = None if reference is None else self._context(reference, exact, cameras, image.shape[-2:])
+        decoded, features, bits = self._forward_image(image, level, context, keep)
+        state = ReferenceState(decoded, features, exact, cameras)
+        return ViewOutput(decoded, bits, decoded_depth, depth.bits, target, state)
+
+    def _forward_image(
+        self, image: Tensor, level: Tensor, context: ImageContext | None, keep: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        h, w = image.shape[-2:]
+        padded = pad_to_multiple(image, STRIDE).contiguous(memory_format=torch.channels_last)
+        latent = self.image.analysis(padded, level, context, keep)
+        coverage, prior, direct = self.image.priors(context, keep)
+        coded = self.image.entropy(latent, level, coverage, prior, direct)
+        decoded, features = self.image.synthesis(coded.latent.to(latent.dtype), level, context, keep)
+        return decoded[..., :h, :w].float(), features, coded.latent_bits + coded.hyper_bits
+
+    # --- geometry -------------------------------------------------------------------------------------------------
+
+    def _predict(self, reference: ReferenceState, cameras: Cameras) -> tuple[Tensor, Tensor]:
+        return predict_inverse_depth(
+            reference.inverse_depth, reference.cameras.coarsen(DEPTH_FACTOR), cameras.coarsen(DEPTH_FACTOR)
+        )
+
+    def _context(
+        self, reference: ReferenceState, inverse_depth: Tensor, cameras: Cameras, size: tuple[int, int]
+    ) -> ImageContext:
+        """Aligned reference features from both views' decoded depth."""
+        h, w = size
+        dtype = reference.image.dtype
+        if self.ablation.alignment:
+            hr, wr = reference.image.shape[-2:]
+            found = disparity_and_mask(
+                upsample_inverse_depth(inverse_depth, h, w),
+                cameras,
+                upsample_inverse_depth(reference.inverse_depth, hr, wr),
+                reference.cameras,
+            )
+            disparity, mask = found.disparity, found.mask[:, None]
+        else:
+            disparity = reference.image.new_zeros(reference.image.shape[0], h, w, 2, dtype=torch.float32)
+            mask = torch.ones(disparity.shape[0], 1, h, w, dtype=torch.bool, device=disparity.device)
+        if not self.ablation.masks:
+            mask = torch.ones_like(mask)
+        aligned = pad_to_multiple(warp(reference.image, disparity.to(dtype)), STRIDE)
+        bottom, right = -h % STRIDE, -w % STRIDE
+        padded = F.pad(disparity.permute(0, 3, 1, 2), (0, right, 0, bottom), mode="replicate").permute(0, 2, 3, 1)
+        features = warp(reference.features.to(dtype), padded.to(dtype), scale=PATCH)
+        return self.image.context(aligned, features, F.pad(mask.to(dtype), (0, right, 0, bottom)))
+
+    # --- coding ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def compress(
+        self,
+        image: Float[Tensor, "1 3 h w"],
+        inverse_depth: Float[Tensor, "1 h w"] | None,
+        cameras: Cameras,
+        reference: ReferenceState | None,
+        level: int,
+        depth_level: int | None = None,
+    ) -> tuple[bytes, bytes, ReferenceState]:
+        """Codes one view.
+
+        Args:
+            image: 0..1.
+            inverse_depth: normalised, at full resolution; None codes no depth (then no view may refer to this one).
+            cameras: of the view, as the decoder will have them.
+            reference: state of the decoded parent, or None.
+            level: quality level of the image.
+            depth_level: quality level of the depth, `level` unless given.
+
+        Returns:
+            The depth part (empty without depth), the image part, and the state that a decoder will have.
+        """
+        h, w = image.shape[-2:]
+        dtype, device = self._dtype, self.table_cdf.device
+        depth_bytes, decoded_depth = b"", None
+        if inverse_depth is not None:
+            target = downsample_inverse_depth(inverse_depth.double().to(device), DEPTH_FACTOR)
+            writer = SymbolWriter(self.tables)
+            decoded_depth = self._code_depth(writer, (h, w), cameras, reference, depth_level or level, target)
+            depth_bytes = writer.finish()
+        image = image.to(device, dtype)
+        quality = torch.full((1,), float(level), device=device)
+        context = self._decoder_context(reference, decoded_depth, cameras, (h, w))
+        latent = self.image.analysis(pad_to_multiple(image, STRIDE), quality, context)
+        writer = SymbolWriter(self.tables)
+        coverage, prior, direct = self.image.priors(context)
+        coded = self.image.entropy.compress(latent, level, writer, _fixed_coverage(coverage), prior, direct)
+        return depth_bytes, writer.finish(), self._reconstruct(coded, quality, context, decoded_depth, cameras, (h, w))
+
+    @torch.no_grad()
+    def decompress(
+        self,
+        depth: bytes,
+        image: bytes,
+        size: tuple[int, int],
+        cameras: Cameras,
+        reference: ReferenceState | None,
+        level: int,
+        depth_level: int | None = None,
+        name: str = "view",
+    ) -> ReferenceState:
+        """Decodes what `compress` wrote.
+
+        Raises:
+            BitstreamError: a part is damaged; the message names the view and the part.
+        """
+        h, w = size
+        device = self.table_cdf.device
+        decoded_depth = None
+        if depth:
+            reader = SymbolReader(depth, self.tables, f"{name}: depth part")
+            decoded_depth = self._code_depth(reader, size, cameras, reference, depth_level or level, None)
+            reader.finish()
+        quality = torch.full((1,), float(level), device=device)
+        context = self._decoder_context(reference, decoded_depth, cameras, size)
+        reader = SymbolReader(image, self.tables, f"{name}: image part")
+        coverage, prior, direct = self.image.priors(context)
+        latent_size = (h + -h % STRIDE) // 16, (w + -w % STRIDE) // 16
+        coded = self.image.entropy.code(latent_size, level, reader, _fixed_coverage(coverage), prior, direct)
+        reader.finish()
+        return self._reconstruct(coded, quality, context, decoded_depth, cameras, size)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.image.analysis_in.weight.dtype
+
+    def _decoder_context(
+        self, reference: ReferenceState | None, decoded_depth: Tensor | None, cameras: Cameras, size: tuple[int, int]
+    ) -> ImageContext | None:
+        if reference is None or decoded_depth is None or not self.ablation.cross_view:
+            return None
+        return self._context(reference, decoded_depth, cameras, size)
+
+    def _code_depth(
+        self,
+        coder: SymbolWriter | SymbolReader,
+        size: tuple[int, int],
+        cameras: Cameras,
+        reference: ReferenceState | None,
+        level: int,
+        target: Tensor | None,
+    ) -> Tensor:
+        h4, w4 = -(-size[0] // DEPTH_FACTOR), -(-size[1] // DEPTH_FACTOR)
+        prediction = mask = None
+        if reference is not None and self.ablation.cross_view and self.ablation.depth_prediction:
+            prediction, mask = self._predict(reference, cameras)
+            prediction, mask = _pad_depth(prediction), _pad_depth(mask.double())
+        padded = (h4 + -h4 % DEPTH_STRIDE, w4 + -w4 % DEPTH_STRIDE)
+        if target is not None:
+            target = _pad_depth(target)
+        return self.depth.code(padded, level, coder, prediction, mask, target)[:, :h4, :w4]
+
+    def _reconstruct(
+        self,
+        latent: Tensor,
+        quality: Tensor,
+        context: ImageContext | None,
+        decoded_depth: Tensor | None,
+        cameras: Cameras,
+        size: tuple[int, int],
+    ) -> ReferenceState:
+        decoded, features = self.image.synthesis(latent.to(self._dtype), quality, context)
+        h, w = size
+        if decoded_depth is None:
+            h4, w4 = -(-h // DEPTH_FACTOR), -(-w // DEPTH_FACTOR)
+            decoded_depth = torch.zeros(1, h4, w4, dtype=torch.float64, device=latent.device)
+        return ReferenceState(decoded[..., :h, :w].clamp(0, 1), features, decoded_depth, cameras)
+
+
+def _pad_depth(x: Tensor) -> Tensor:
+    return pad_to_multiple(x[:, None], DEPTH_STRIDE)[:, 0]
+
+
+def _fixed_coverage(coverage: Tensor | None) -> Tensor | None:
+    """Coverage counts are multiples of 1/256: exact in any float type, so they are exact as integers."""
+    return None if coverage is None else coverage.double() * ONE
