@@ -61,7 +61,7 @@ def disparity_and_mask(
     device = inverse_depth.device
     homography, offset = relative_projection(cameras.to(device), reference.to(device))
     homography, offset = homography.expand(batch, 3, 3), offset.expand(batch, 3)
-    reference_flat = clean_inverse_depth(reference_inverse_depth).flatten(1).expand(batch, -1)
+    reference_flat = reference_inverse_depth.flatten(1).expand(batch, -1)
     u, v = pixel_centers(width, device), pixel_centers(height, device)
 
     disparity = torch.empty(batch, height, width, 2, dtype=torch.float32, device=device)
@@ -74,7 +74,7 @@ def disparity_and_mask(
         disparity[views, rows, :, 1] = point.y - v[rows, None]
         seen[views, rows] = (rho / point.depth_ratio).masked_fill_(~point.in_front, 0.0)
         index = grid_index(point.x, point.y, reference_size)
-        surface = reference_flat[views].gather(1, index.flatten(1)).view_as(rho)
+        surface = clean_inverse_depth(reference_flat[views].gather(1, index.flatten(1))).view_as(rho)
         visible = rho * (1.0 + relative_margin) >= surface * point.depth_ratio
         inside = in_frame(point.x, reference_size[1], frame_margin) & in_frame(point.y, reference_size[0], frame_margin)
         mask[views, rows] = point.in_front & visible & inside
