@@ -61,6 +61,19 @@ def gaussian_bits(residual: Float[Tensor, "*s"], scale: Float[Tensor, "*s"]) -> 
     return torch.where(p > 1e-6, -torch.log2(p.clamp(min=1e-6)), far.clamp(min=19.9))
 
 
+def training_bits(
+    residual: Float[Tensor, "*s"], symbol: Float[Tensor, "*s"], scale: Float[Tensor, "*s"]
+) -> Float[Tensor, "*s"]:
+    """Bits of the symbols as they will be written, with gradients that training can use.
+
+    The value, and the gradient towards the scale, are those of the rounded symbol: the tables learn what files hold
+    (uniform noise alone overstates symbols that are almost surely zero by about 0.1 bit each). The gradient towards the
+    residual is that of the noisy symbol, since the rounded one has none.
+    """
+    noisy = gaussian_bits(residual + torch.rand_like(residual) - 0.5, scale.detach())
+    return gaussian_bits(symbol, scale) + (noisy - noisy.detach())
+
+
 class SymbolCoder(Protocol):
     """What the quadtree steps need of a coder: the same call writes or reads."""
 
@@ -251,7 +264,7 @@ class EntropyModel(nn.Module):
         float_prior: Float[Tensor, "b f h w"] | None = None,
         direct: Float[Tensor, "b m h w"] | None = None,
     ) -> EntropyOutput:
-        """Rates with uniform noise, values with straight-through rounding.
+        """Rates and values of the rounded symbols, with the gradients of noise and of straight-through rounding.
 
         Args:
             latent: unit-variance latent; height and width multiples of 4.
@@ -264,7 +277,7 @@ class EntropyModel(nn.Module):
         with torch.autocast(latent.device.type, enabled=False):
             z = z.float() * self.hyper_log_gain(level).exp()
             hyper_scale = scale_of_index(self.hyper_index(level).clamp(0, SCALE_COUNT - 1)).expand_as(z)
-            hyper_bits = gaussian_bits(z + torch.rand_like(z) - 0.5, hyper_scale).sum((1, 2, 3))
+            hyper_bits = training_bits(z, torch.round(z.detach()), hyper_scale).sum((1, 2, 3))
             z = z + (torch.round(z) - z).detach()
             features = self._features(z / self.hyper_log_gain(level).exp(), level, exact_prior)
         mean_features = None if self.exact_means else self._mean_features(features.to(latent.dtype), float_prior, level)
@@ -295,8 +308,7 @@ class EntropyModel(nn.Module):
             decoded = torch.where(mask, latent.float() + ((symbol + mean) / gain - latent.float()).detach(), decoded)
         index = _SCALE_GAIN * total_index + self.log_gain(level).float() / SCALE_STEP
         scale = scale_of_index(_Clamp.apply(index, 0.0, SCALE_COUNT - 1.0))
-        noisy = scaled + torch.rand_like(scaled) - 0.5 - total_mean
-        bits = gaussian_bits(noisy, scale).sum((1, 2, 3))
+        bits = training_bits(scaled - total_mean, symbols, scale).sum((1, 2, 3))
         return EntropyOutput(decoded, bits, hyper_bits)
 
     def _features(self, z: Tensor, level: Tensor, prior: Tensor | None) -> Tensor:
