@@ -1,0 +1,114 @@
+"""Writing a MultiViewScene as a nerfstudio dataset, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lmvic_ns.errors import SceneError
+from lmvic_ns.scene import MultiViewScene
+
+_LARGEST_16_BIT = 65535
+
+
+def write_dataset(
+    scene: MultiViewScene,
+    folder: Path,
+    image_format: str,
+    depth_format: str | None,
+    depth_unit_scale_factor: float,
+    overwrite: bool,
+) -> Path:
+    """See `MultiViewScene.write_dataset`."""
+    if image_format not in ("png", "jpg"):
+        raise SceneError(f"image format {image_format!r} is unknown; use png or jpg")
+    if depth_format not in ("npy", "png", None):
+        raise SceneError(f"depth format {depth_format!r} is unknown; use npy or png")
+    if not (depth_unit_scale_factor > 0 and np.isfinite(depth_unit_scale_factor)):
+        raise SceneError(f"depth_unit_scale_factor must be positive and finite, not {depth_unit_scale_factor}")
+    if bool((scene.cameras.intrinsics[:, 0, 1] != 0).any()):
+        raise SceneError("views with skew cannot be written: nerfstudio's cameras have none")
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not overwrite)):
+        raise SceneError(f"{folder}: already exists; choose another folder or allow overwriting")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # built next to its place under a name that says so, then renamed: an interruption leaves nothing that looks whole
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+    try:
+        _fill(scene, partial, image_format, depth_format if scene.has_depth else None, depth_unit_scale_factor)
+        partial.chmod(0o755)
+        if folder.exists():
+            old = partial.with_name(partial.name + ".old")
+            os.replace(folder, old)
+            os.replace(partial, folder)
+            shutil.rmtree(old)
+        else:
+            os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _fill(scene: MultiViewScene, folder: Path, image_format: str, depth_format: str | None, unit: float) -> None:
+    (folder / "images").mkdir()
+    if depth_format:
+        (folder / "depths").mkdir()
+    poses = scene.cameras.to_opengl_camera_to_world()
+    frames, intrinsics = [], []
+    for index, name in enumerate(scene.names):
+        path = f"images/{name}.{image_format}"
+        pixels = (scene.image(index) * 255.0).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        options: dict[str, Any] = {"quality": 95, "subsampling": 0} if image_format == "jpg" else {}
+        Image.fromarray(pixels).save(folder / path, **options)
+        frame: dict[str, Any] = {"file_path": path, "transform_matrix": poses[index].tolist()}
+        if depth_format:
+            frame["depth_file_path"] = f"depths/{name}.{depth_format}"
+            _write_depth(folder / frame["depth_file_path"], scene, index, unit)
+        k = scene.cameras.intrinsics[index]
+        intrinsics.append(
+            {
+                "fl_x": float(k[0, 0]),
+                "fl_y": float(k[1, 1]),
+                "cx": float(k[0, 2]),
+                "cy": float(k[1, 2]),
+                "w": int(scene.cameras.width[index]),
+                "h": int(scene.cameras.height[index]),
+            }
+        )
+        frames.append(frame)
+    meta: dict[str, Any] = {"camera_model": "PINHOLE"}
+    if all(i == intrinsics[0] for i in intrinsics):
+        meta.update(intrinsics[0])
+    else:
+        for frame, values in zip(frames, intrinsics, strict=True):
+            frame.update(values)
+    if depth_format:
+        meta["depth_unit_scale_factor"] = unit
+    if scene.sparse_points is not None and scene.sparse_points.is_file():
+        shutil.copyfile(scene.sparse_points, folder / "sparse_pc.ply")
+        meta["ply_file_path"] = "sparse_pc.ply"
+    meta["frames"] = frames
+    (folder / "transforms.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+
+def _write_depth(path: Path, scene: MultiViewScene, index: int, unit: float) -> None:
+    """Depth in units of `unit` along the optical axis; 0 where it is infinite or unknown."""
+    inverse = scene.inverse_depth(index).double()
+    depth = torch.where(inverse > 0, 1.0 / (inverse * unit), 0.0)
+    if path.suffix == ".npy":
+        np.save(path, depth.float().numpy())
+        return
+    largest = float(depth.max())
+    if largest > _LARGEST_16_BIT:
+        raise SceneError(
+            f"depth of view {scene.names[index]!r} reaches {largest * unit:.4g} scene units, 16-bit PNG at {unit:g} ends at "
+            f"{_LARGEST_16_BIT * unit:.4g}; use npy or a depth_unit_scale_factor above {largest * unit / _LARGEST_16_BIT:.2g}"
+        )
+    Image.fromarray(depth.round().numpy().astype(np.uint16)).save(path)
