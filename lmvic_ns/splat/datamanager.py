@@ -1,0 +1,82 @@
+"""nerfstudio's full-image data manager for pictures of any kind, on machines with and without a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from nerfstudio.utils.rich_utils import CONSOLE
+from PIL import Image
+
+from lmvic_ns.errors import SceneError
+from lmvic_ns.splat.dataparser import NerfstudioWithoutOpen3d
+
+LARGE_ON_CPU = 1600
+
+
+class CaptureDataset(InputDataset):
+    """Pictures as 8-bit RGB or RGBA, whatever the file holds: grey, palette, grey with alpha, 16 bits, CMYK."""
+
+    def get_numpy_image(self, image_idx: int) -> npt.NDArray[np.uint8]:
+        """The picture (h, w, 3 or 4), resized by `scale_factor`.
+
+        Raises:
+            SceneError: the file is missing or is not a picture.
+        """
+        path = self._dataparser_outputs.image_filenames[image_idx]
+        try:
+            with Image.open(path) as file:
+                picture = to_eight_bit(file)
+        except OSError as error:
+            raise SceneError(f"cannot read the picture {path}: {error}") from error
+        if self.scale_factor != 1.0:
+            width, height = picture.size
+            size = (int(width * self.scale_factor), int(height * self.scale_factor))
+            picture = picture.resize(size, Image.Resampling.BILINEAR)
+        return np.array(picture, dtype=np.uint8)
+
+
+def to_eight_bit(picture: Image.Image) -> Image.Image:
+    """RGBA if the picture has any transparency, else RGB; 16-bit grey is scaled to 0..255."""
+    if picture.mode in ("RGB", "RGBA"):
+        picture.load()
+        return picture
+    if picture.mode.startswith("I"):
+        grey = np.asarray(picture, dtype=np.float64) / 65535.0 * 255.0
+        return Image.fromarray(grey.clip(0, 255).round().astype(np.uint8)).convert("RGB")
+    transparent = "A" in picture.getbands() or "transparency" in picture.info
+    return picture.convert("RGBA" if transparent else "RGB")
+
+
+@dataclass
+class LmvicDataManagerConfig(FullImageDatamanagerConfig):
+    """As nerfstudio's, with our data manager."""
+
+    _target: type = field(default_factory=lambda: LmvicDataManager)
+
+
+class LmvicDataManager(FullImageDatamanager[CaptureDataset]):
+    """nerfstudio's, for any kind of picture; and what needs an accelerator is not asked of a machine without one."""
+
+    config: LmvicDataManagerConfig
+
+    def __init__(self, config: LmvicDataManagerConfig, *args, **kwargs) -> None:
+        if config.dataparser._target is Nerfstudio:
+            config.dataparser._target = NerfstudioWithoutOpen3d
+        super().__init__(config, *args, **kwargs)
+        if torch.cuda.is_available():
+            return
+        # "cpu" pins memory, which only works beside an accelerator; "gpu" means the device, here the CPU
+        self.config.cache_images = "gpu"
+        side = int(max(self.train_dataset.cameras.width.max(), self.train_dataset.cameras.height.max()))
+        if side > LARGE_ON_CPU:
+            CONSOLE.print(
+                f"The pictures are {side} pixels long, which is slow without a GPU; train on smaller ones with "
+                f"--pipeline.datamanager.camera-res-scale-factor {LARGE_ON_CPU / 2 / side:.2f}",
+                style="bold yellow",
+            )

@@ -1,0 +1,82 @@
+"""Coloured points from a PLY file, with numpy alone.
+
+nerfstudio asks open3d for them, which does not load on machines without libusb (minimal containers, most servers).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from lmvic_ns.errors import SceneError
+
+SCALARS = {
+    "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
+    "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4",
+    "double": "f8", "float64": "f8",
+}  # fmt: skip
+BYTE_ORDER = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
+
+
+def read_points(path: Path) -> tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray, "n 3"] | None]:
+    """Positions (float32) and colours (0..255; None if the file has none) of the vertices.
+
+    Raises:
+        SceneError: the file is missing, is not a PLY file, or its vertices are not its first element.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SceneError(f"cannot read the seed points {path}: {error.strerror}") from error
+    head, found, body = data.partition(b"end_header")
+    if not data.startswith(b"ply") or not found:
+        raise SceneError(f"{path} is not a PLY file; write the seed points with ns-process-data, or leave them out")
+    form, count, fields = _parse_header(head.decode("ascii", "replace").splitlines(), path)
+    body = body[body.index(b"\n") + 1 :]
+    dtype = np.dtype([(name, BYTE_ORDER[form] + SCALARS[kind]) for name, kind in fields])
+    try:
+        if form == "ascii":
+            rows = [tuple(line.split()[: len(fields)]) for line in body.decode("ascii").splitlines()[:count]]
+            table = np.array(rows, dtype=np.float64).reshape(count, len(fields))
+            columns = {name: table[:, i] for i, (name, _) in enumerate(fields)}
+        else:
+            table = np.frombuffer(body, dtype=dtype, count=count)
+            columns = {name: table[name] for name, _ in fields}
+        points = np.stack([columns[axis] for axis in "xyz"], axis=1).astype(np.float32)
+    except (ValueError, KeyError) as error:
+        raise SceneError(f"{path} is damaged: its header promises {count} points with x, y, z ({error})") from error
+    if not np.isfinite(points).all():
+        raise SceneError(f"{path} holds points that are not finite; remove them")
+    return points, _colours(columns, dict(fields))
+
+
+def _parse_header(lines: list[str], path: Path) -> tuple[str, int, list[tuple[str, str]]]:
+    """Format, number of vertices and their (name, type) fields."""
+    form, count, fields, element = "", -1, [], ""
+    for words in (line.split() for line in lines):
+        if words[:1] == ["format"]:
+            form = words[1]
+        elif words[:1] == ["element"]:
+            if not element and words[1] != "vertex":
+                raise SceneError(f"{path}: vertices must be the first element, found '{words[1]}'")
+            element = words[1]
+            count = int(words[2]) if element == "vertex" else count
+        elif words[:1] == ["property"] and element == "vertex":
+            if words[1] not in SCALARS:
+                raise SceneError(f"{path}: a vertex property of type '{words[1]}' cannot be read")
+            fields.append((words[2], words[1]))
+    if form not in BYTE_ORDER or count < 0:
+        raise SceneError(f"{path}: not a PLY format that can be read ('{form}', {count} vertices)")
+    return form, count, fields
+
+
+def _colours(columns: dict[str, np.ndarray], kinds: dict[str, str]) -> UInt8[np.ndarray, "n 3"] | None:
+    """Red, green, blue as 0..255; floating-point colours are taken as 0..1."""
+    names = ("red", "green", "blue")
+    if not all(name in columns for name in names):
+        return None
+    scale = 255.0 if SCALARS[kinds["red"]].startswith("f") else 1.0
+    colours = np.stack([columns[name] for name in names], axis=1).astype(np.float64) * scale
+    return colours.round().clip(0, 255).astype(np.uint8)
