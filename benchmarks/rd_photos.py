@@ -37,7 +37,7 @@ class RdPhotosConfig:
 
 
 def main(config: RdPhotosConfig) -> None:
-    from lmvic_ns.codec import build_model
+    from lmvic_ns.codec.presets import build_model
     from lmvic_ns.codec.quality import lambda_of_level
     from lmvic_ns.training.runner import load_initial_weights
 

@@ -28,6 +28,7 @@ from lmvic_ns.training.module import OptimizationConfig, PhotoObjective, Trainin
 from lmvic_ns.training.photos import CropConfig, PhotoCrops, PhotoSet, centre_crops, load_photos
 from lmvic_ns.training.runner import RunConfig, load_initial_weights, run_training
 from lmvic_ns.training.schedule import ScheduleConfig, learning_rate
+from lmvic_ns.training.speed import faster_convolutions
 from lmvic_ns.training.validation import rd_curve, score
 
 SIZE = 64
@@ -215,3 +216,13 @@ def test_durations():
     assert parse_duration("00:08:00") == 480 and parse_duration("1:30") == 90 and parse_duration("45") == 45
     with pytest.raises(TrainingError, match="HH:MM:SS"):
         parse_duration("8min")
+
+
+def test_faster_convolutions_compute_the_same():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 2, stride=2), torch.nn.Conv2d(8, 4, 3, stride=2, padding=1))
+    x = torch.rand(2, 3, 11, 14)
+    before = model(x)
+    assert faster_convolutions(model) == 1 and faster_convolutions(model) == 0
+    torch.testing.assert_close(model(x), before)
+    assert list(model.state_dict()) == ["0.weight", "0.bias", "1.weight", "1.bias"]

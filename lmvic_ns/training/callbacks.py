@@ -116,9 +116,14 @@ class RunningMeans:
 
 def save_average(path: Path, module: TrainingModule, metadata: dict[str, str]) -> None:
     """The averaged weights with the model's buffers as safetensors, in one step so that no half file remains."""
-    state = {name: tensor.detach() for name, tensor in module.model.state_dict().items()}
-    state |= module.average.average
-    state = {name: tensor.contiguous().clone().cpu() for name, tensor in state.items()}
+    module.average.swap(module.model)
+    try:
+        update = getattr(module.model, "update", None)
+        if update is not None:  # integer tables follow from the weights that are saved with them
+            update()
+        state = {name: tensor.detach().clone().contiguous().cpu() for name, tensor in module.model.state_dict().items()}
+    finally:
+        module.average.swap(module.model)
     counted = {"step": str(module.step), "seconds": f"{module.seconds:.0f}", "crops": str(module.samples_seen)}
     temporary = path.with_suffix(".partial")
     save_file(state, temporary, metadata=metadata | counted)
@@ -162,6 +167,7 @@ class Conductor(Callback):
         self._saved_step = -1
         self._validated_step = -1
         self._training_loss = math.nan
+        self._ending_seconds = 0.0  # what the last validation took: the time limit includes the one at the end
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the clocks; Lightning has installed its own signal handlers by now, ours replace them."""
@@ -177,7 +183,7 @@ class Conductor(Callback):
         """Decide on process 0, act on all."""
         self.means.add(pl_module)
         now = time.monotonic()
-        out_of_time = self.stop_after is not None and now - self.started >= self.stop_after
+        out_of_time = self.stop_after is not None and now - self.started + self._ending_seconds >= self.stop_after
         stop = pl_module.finished or out_of_time
         decisions = [now >= self._next_report, now >= self._next_validation, now >= self._next_checkpoint, stop]
         report, validate, checkpoint, stop = self._agree(trainer, pl_module, decisions)
@@ -240,6 +246,7 @@ class Conductor(Callback):
     def _validate(self, trainer: Any, module: Any) -> None:
         if trainer.is_global_zero and module.step != self._validated_step:
             self._validated_step = module.step
+            before = time.monotonic()
             module.average.swap(module.model)
             try:
                 rows = self.validate(module.model)
@@ -259,6 +266,7 @@ class Conductor(Callback):
             if best:
                 module.best_score = value
                 save_average(self.folder / "best.safetensors", module, self.metadata)
+            self._ending_seconds = time.monotonic() - before
         self._next_validation = time.monotonic() + self.validate_every
         self.means.reset()
 

@@ -17,6 +17,9 @@ from lmvic_ns.training import TrainingError, require_lightning
 from lmvic_ns.training.photos import CropConfig, PhotoSet, centre_crops, load_photos
 from lmvic_ns.training.schedule import ScheduleConfig
 
+STARTING_SECONDS = 10.0
+"""What a start takes out of --max-time (imports, decoding photographs) before the first step."""
+
 
 def default_data() -> Path:
     """The folder of real data: LMVIC_DATA, or where the project keeps it."""
@@ -118,7 +121,7 @@ def train_photos(config: tyro.conf.OmitArgPrefixes[TrainPhotosConfig]) -> None:
     """Train the intra path on photographs (stage `photos`)."""
     started = time.monotonic()
     require_lightning()
-    from lmvic_ns.codec import build_model
+    from lmvic_ns.codec.presets import build_model
     from lmvic_ns.codec.quality import lambda_of_level
     from lmvic_ns.training.data import LevelConfig, PhotoDataset, collate_photos
     from lmvic_ns.training.module import OptimizationConfig, PhotoObjective, level_of_lambda
@@ -130,8 +133,8 @@ def train_photos(config: tyro.conf.OmitArgPrefixes[TrainPhotosConfig]) -> None:
         torch.set_num_threads(config.machine.threads)
     stop_after = None if config.budget.max_time is None else parse_duration(config.budget.max_time)
     whole = parse_duration(config.budget.schedule_time) if config.budget.schedule_time else None
-    if whole is None and config.schedule.schedule_by == "time":
-        whole = stop_after
+    if whole is None and stop_after is not None and config.schedule.schedule_by == "time":
+        whole = stop_after - STARTING_SECONDS
     if config.schedule.decay != "constant" and whole is None and config.budget.max_steps is None:
         raise TrainingError("the learning rate's decay needs a budget: give --max-steps or --schedule-time")
 

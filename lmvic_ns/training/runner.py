@@ -17,6 +17,7 @@ from torch import nn
 from lmvic_ns.training import TrainingError, require_lightning
 from lmvic_ns.training.callbacks import Conductor, Validate, progress_line
 from lmvic_ns.training.module import Objective, OptimizationConfig, TrainingModule
+from lmvic_ns.training.speed import faster_convolutions
 
 require_lightning()
 import lightning  # noqa: E402
@@ -100,6 +101,7 @@ def run_training(
         raise TrainingError(f"{checkpoint} exists: add --resume to go on with it, or give another --output")
     (config.folder / "settings.json").write_text(json.dumps(config.metadata, indent=1, sort_keys=True) + "\n")
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    faster_convolutions(model)
     module = TrainingModule(model, objective, dataset, collate, optimization, workers=config.workers)
     conductor = Conductor(
         config.folder,
