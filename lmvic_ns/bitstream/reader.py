@@ -1,0 +1,238 @@
+"""Reading an `.lmvic` file: any view by itself, trusting nothing."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from lmvic_ns.bitstream.crc32c import crc32c
+from lmvic_ns.bitstream.header import FileHeader
+from lmvic_ns.bitstream.layout import (
+    PREAMBLE_BYTES,
+    SECTION_ENTRY,
+    SECTION_HEAD_BYTES,
+    TRAILER,
+    UNIT_HEAD_BYTES,
+    Block,
+    Unit,
+    index_bytes,
+    stored_header_bytes,
+    unpack_index,
+    unpack_preamble_and_header,
+    unpack_section_head,
+    unpack_unit_head,
+)
+from lmvic_ns.bitstream.limits import MAX_PIXELS
+from lmvic_ns.bitstream.scan import scan_blocks
+from lmvic_ns.errors import BitstreamError
+
+
+@dataclass(frozen=True)
+class UnitSize:
+    """Bytes of one view in the file: its two parts, and the whole unit with its fields."""
+
+    depth: int
+    image: int
+    total: int
+
+
+class Reader:
+    """Random access to the units of a file. Threads may share one reader.
+
+    A damaged index or trailer is made up for by searching the file for intact units; `problems` then says so.
+
+    Args:
+        path: the file.
+        max_pixels: refuse files with larger views than this (what a program can afford to decode).
+
+    Attributes:
+        header: cameras, names, tree, quality.
+        problems: what was found wrong on opening; empty for an intact file.
+        file_size: bytes of the whole file.
+
+    Raises:
+        BitstreamError: the file cannot be read, or its header is damaged or against the format's rules.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> None:
+        self.path = Path(path)
+        self.problems: list[str] = []
+        self._lock = threading.Lock()
+        try:
+            self._file: BinaryIO = open(self.path, "rb")  # noqa: SIM115
+        except OSError as error:
+            raise BitstreamError(f"cannot read {self.path}: {error.strerror or error}") from error
+        try:
+            self._open(max_pixels)
+        except OSError as error:
+            self._file.close()
+            raise BitstreamError(f"cannot read {self.path}: {error.strerror or error}") from error
+        except BitstreamError as error:
+            self._file.close()
+            raise BitstreamError(f"{self.path.name}: {error}") from None
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _open(self, max_pixels: int) -> None:
+        self.file_size = os.fstat(self._file.fileno()).st_size
+        preamble = self._read(0, PREAMBLE_BYTES)
+        size = stored_header_bytes(preamble)
+        if size > self.file_size - PREAMBLE_BYTES:
+            raise BitstreamError(f"header: expected {size} bytes, the file ends after {self.file_size}")
+        self.header: FileHeader = unpack_preamble_and_header(preamble, self._read(PREAMBLE_BYTES, size))
+        for number, view in enumerate(self.header.views):
+            if view.width * view.height > max_pixels:
+                raise BitstreamError(
+                    f"header: view {number}: expected at most {max_pixels} pixels, found {view.width}x{view.height}"
+                )
+        begin = PREAMBLE_BYTES + size
+        try:
+            blocks = self._indexed_blocks(begin)
+        except BitstreamError as error:
+            self.problems.append(f"{error}; searched the file for intact units instead")
+            blocks = scan_blocks(self._file, self.header, begin, self.file_size)
+        self._units = {block.entry - 1: block for block in blocks if block.entry != SECTION_ENTRY}
+        self._sections: dict[str, Block] = {}
+        for block in blocks:
+            if block.entry == SECTION_ENTRY:
+                self._add_section(block)
+
+    def _indexed_blocks(self, begin: int) -> list[Block]:
+        room = self.file_size - TRAILER.size - begin
+        trailer = self._read(max(begin, self.file_size - TRAILER.size), TRAILER.size)
+        size = index_bytes(trailer, max(room, 0))
+        end = self.file_size - TRAILER.size - size
+        return unpack_index(self._read(end, size), trailer, begin, end, len(self.header.views))
+
+    def _add_section(self, block: Block) -> None:
+        try:
+            tag, size, _, _ = unpack_section_head(self._read(block.offset, SECTION_HEAD_BYTES))
+            if size + SECTION_HEAD_BYTES != block.size or tag in self._sections:
+                raise BitstreamError(f"section {tag}: expected once, with {block.size - SECTION_HEAD_BYTES} bytes")
+            self._sections[tag] = block
+        except BitstreamError as error:
+            self.problems.append(f"section at byte {block.offset}: {error}")
+
+    def unit(self, view: int) -> Unit:
+        """The coded bytes of one view; reads those bytes only.
+
+        Raises:
+            BitstreamError: no intact unit of this view; names the view, its part, and what was expected.
+        """
+        if not 0 <= view < len(self.header.views):
+            raise BitstreamError(f"{self.path.name}: expected a view below {len(self.header.views)}, found {view}")
+        what = f"{self.path.name}: view {view} ({self.header.views[view].name})"
+        block = self._units.get(view)
+        if block is None:
+            raise BitstreamError(f"{what}: no intact unit found in the file")
+        try:
+            head = unpack_unit_head(self._read(block.offset, UNIT_HEAD_BYTES), self.header)
+        except BitstreamError as error:
+            raise BitstreamError(f"{what}: unit: {error}") from None
+        if head.view != view or head.size != block.size:
+            raise BitstreamError(
+                f"{what}: unit: expected view {view} with {block.size} bytes, found view {head.view} with {head.size}"
+            )
+        begin = block.offset + UNIT_HEAD_BYTES
+        depth, image = self._read(begin, head.depth_bytes), self._read(begin + head.depth_bytes, head.image_bytes)
+        for part, content, crc in (("depth", depth, head.depth_crc), ("image", image, head.image_crc)):
+            found = crc32c(content, head.fields_crc)
+            if found != crc:
+                raise BitstreamError(f"{what}: {part} part: damaged: expected CRC-32C {crc:08x}, found {found:08x}")
+        return Unit(depth, image)
+
+    def section(self, tag: str) -> bytes | None:
+        """The bytes of an optional section, None if the file has none of this tag.
+
+        Raises:
+            BitstreamError: it is damaged.
+        """
+        block = self._sections.get(tag)
+        if block is None:
+            return None
+        data = self._read(block.offset, block.size)
+        if len(data) != block.size:
+            raise BitstreamError(f"{self.path.name}: section {tag}: expected {block.size} bytes, found {len(data)}")
+        _, _, crc, fields_crc = unpack_section_head(data[:SECTION_HEAD_BYTES])
+        found = crc32c(memoryview(data)[SECTION_HEAD_BYTES:], fields_crc)
+        if found != crc:
+            raise BitstreamError(
+                f"{self.path.name}: section {tag}: damaged: expected CRC-32C {crc:08x}, found {found:08x}"
+            )
+        return data[SECTION_HEAD_BYTES:]
+
+    def sections(self) -> tuple[str, ...]:
+        """Tags of the optional sections."""
+        return tuple(self._sections)
+
+    def ancestors(self, view: int) -> tuple[int, ...]:
+        """Views that must be decoded before this one, the root first."""
+        return self.header.ancestors(view)
+
+    def sizes(self) -> tuple[UnitSize | None, ...]:
+        """Bytes of every view, None where there is no readable unit. Reads the units' fields only."""
+        sizes: list[UnitSize | None] = []
+        for view in range(len(self.header.views)):
+            block = self._units.get(view)
+            try:
+                if block is None:
+                    raise BitstreamError("missing")
+                head = unpack_unit_head(self._read(block.offset, UNIT_HEAD_BYTES), self.header)
+                sizes.append(UnitSize(head.depth_bytes, head.image_bytes, block.size))
+            except BitstreamError:
+                sizes.append(None)
+        return tuple(sizes)
+
+    def verify(self) -> list[str]:
+        """Read everything and say what is wrong, a line each; an empty list means that every byte is as written."""
+        found = list(self.problems)
+        for view in range(len(self.header.views)):
+            try:
+                self.unit(view)
+            except BitstreamError as error:
+                found.append(str(error))
+        for tag in self._sections:
+            try:
+                self.section(tag)
+            except BitstreamError as error:
+                found.append(str(error))
+        return found
+
+    def damaged_views(self) -> dict[int, str]:
+        """Views that cannot be decoded, each with the reason: the first broken unit on its way from the root."""
+        reasons: dict[int, str] = {}
+        for view in self.header.order:
+            parent = self.header.views[view].parent
+            if parent in reasons:
+                reasons[view] = reasons[parent]
+                continue
+            try:
+                self.unit(view)
+            except BitstreamError as error:
+                reasons[view] = str(error)
+        return reasons
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read(self, offset: int, size: int) -> bytes:
+        try:
+            with self._lock:
+                self._file.seek(offset)
+                return self._file.read(size)
+        except OSError as error:
+            raise BitstreamError(f"cannot read {self.path}: {error.strerror or error}") from error

@@ -1,0 +1,240 @@
+"""Writing an `.lmvic` file view by view, in memory that does not grow with the number of views."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from lmvic_ns.bitstream import limits
+from lmvic_ns.bitstream.header import FileHeader
+from lmvic_ns.bitstream.layout import (
+    PREAMBLE_BYTES,
+    SECTION_ENTRY,
+    UNIT_HEAD_BYTES,
+    Block,
+    Unit,
+    check_tag,
+    pack_index_and_trailer,
+    pack_preamble_and_header,
+    pack_section_head,
+    pack_unit_head,
+    stored_header_bytes,
+    unpack_preamble_and_header,
+    unpack_section_head,
+    unpack_unit_head,
+)
+from lmvic_ns.bitstream.scan import leading_blocks
+from lmvic_ns.errors import BitstreamError, LmvicError
+
+
+class Writer:
+    """Writes `path + ".partial"` and renames it when all is there, so that no unfinished file looks whole.
+
+    As a context manager it closes at the end and aborts on an exception.
+
+    Args:
+        path: the finished file; an older one is replaced at the end, not before.
+        header: of the scene; see `FileHeader.build`.
+        resume: go on with the partial file of an interrupted encode, if there is one, and keep it on failure.
+
+    Raises:
+        LmvicError: the file cannot be written, or the partial file was begun with another header.
+        BitstreamError: the header is against the format's rules.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], header: FileHeader, *, resume: bool = False) -> None:
+        front = pack_preamble_and_header(header)
+        self.path = Path(path)
+        self.partial = self.path.with_name(self.path.name + ".partial")
+        self.header = header
+        self._keep = resume
+        self._blocks: list[Block] = []
+        self._units: dict[int, Block] = {}
+        self._tags: set[str] = set()
+        self._end = 0
+        self._file: BinaryIO | None = None
+        try:
+            if resume and self.partial.exists():
+                self._file = open(self.partial, "r+b")  # noqa: SIM115
+                self._take_up(self._file)
+            else:
+                self._file = open(self.partial, "w+b")  # noqa: SIM115
+                self._append(front)
+        except OSError as error:
+            self.abort()
+            raise self._failure(error) from error
+        except LmvicError:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+            raise
+
+    @classmethod
+    def resume(cls, path: str | os.PathLike[str], header: FileHeader) -> Writer:
+        """Go on with an interrupted encode: `done` are the views that need not be coded again."""
+        return cls(path, header, resume=True)
+
+    @property
+    def done(self) -> frozenset[int]:
+        """Views whose units are in the file."""
+        return frozenset(self._units)
+
+    def add_unit(self, view: int, depth: bytes, image: bytes) -> None:
+        """Append the unit of one view, in any order of views.
+
+        Raises:
+            BitstreamError: no such view, written before, or a part is larger than the format allows.
+            LmvicError: the disk does not take it; the partial file is removed, or kept for `resume`.
+        """
+        if not 0 <= view < len(self.header.views) or view in self._units:
+            raise BitstreamError(f"view {view}: expected each of {len(self.header.views)} views once")
+        head = pack_unit_head(view, depth, image)
+        unpack_unit_head(head, self.header)  # the limits of this view
+        self._units[view] = self._add(view + 1, head, depth, image)
+
+    def add_section(self, tag: str, data: bytes) -> None:
+        """Append a section that readers who do not know its tag skip.
+
+        Raises:
+            BitstreamError: not a tag of four letters or digits, written before, or too much data.
+            LmvicError: see `add_unit`.
+        """
+        check_tag(tag)
+        if tag in self._tags or len(self._tags) >= limits.MAX_SECTIONS or len(data) > limits.MAX_SECTION_BYTES:
+            raise BitstreamError(f"section {tag}: expected once, at most {limits.MAX_SECTIONS} sections, and less data")
+        self._add(SECTION_ENTRY, pack_section_head(tag, data), data)
+        self._tags.add(tag)
+
+    def has_section(self, tag: str) -> bool:
+        """Whether it was written, now or before an interruption."""
+        return tag in self._tags
+
+    def unit(self, view: int) -> Unit:
+        """The bytes of a unit written before (references of a resumed encode).
+
+        Raises:
+            BitstreamError: there is none.
+        """
+        block = self._units.get(view)
+        if block is None:
+            raise BitstreamError(f"view {view}: its unit is not written yet")
+        file = self._open_file()
+        file.seek(block.offset)
+        head = unpack_unit_head(file.read(UNIT_HEAD_BYTES), self.header)
+        unit = Unit(file.read(head.depth_bytes), file.read(head.image_bytes))
+        file.seek(self._end)
+        return unit
+
+    def close(self) -> None:
+        """Write the index, bring everything to the disk and give the file its name. Closing twice does nothing.
+
+        Raises:
+            LmvicError: views are missing, or the disk fails; the partial file is removed, or kept for `resume`.
+        """
+        if self._file is None:
+            return
+        missing = [view for view in range(len(self.header.views)) if view not in self._units]
+        if missing:
+            self.abort()
+            raise LmvicError(
+                f"{self.path}: not finished: view {missing[0]} and {len(missing) - 1} more were not written"
+            )
+        try:
+            self._append(pack_index_and_trailer(self._blocks))
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
+            os.replace(self.partial, self.path)
+            _sync_folder(self.path.parent)
+        except OSError as error:
+            self.abort()
+            raise self._failure(error) from error
+
+    def abort(self) -> None:
+        """Give up: the partial file is removed, or kept if this is a resumable encode."""
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
+            self._file = None
+        if not self._keep:
+            with suppress(OSError):
+                self.partial.unlink(missing_ok=True)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    def _add(self, entry: int, *parts: bytes) -> Block:
+        self._open_file()
+        offset = self._end
+        try:
+            self._append(*parts)
+        except OSError as error:
+            self.abort()
+            raise self._failure(error) from error
+        block = Block(entry, offset, self._end - offset)
+        self._blocks.append(block)
+        return block
+
+    def _append(self, *parts: bytes) -> None:
+        file = self._open_file()
+        for part in parts:
+            file.write(part)
+            self._end += len(part)
+        file.flush()
+
+    def _take_up(self, file: BinaryIO) -> None:
+        """Read what an interrupted encode left, and cut a torn unit off its end."""
+        try:
+            preamble = file.read(PREAMBLE_BYTES)
+            stored = file.read(stored_header_bytes(preamble))
+            same = unpack_preamble_and_header(preamble, stored) == self.header
+        except BitstreamError:
+            if file.seek(0, os.SEEK_END) < len(front := pack_preamble_and_header(self.header)):
+                file.seek(0)  # torn before its header was whole: nothing is lost by beginning anew
+                file.truncate()
+                self._append(front)
+                return
+            same = False
+        if not same:
+            raise LmvicError(f"{self.partial}: begun with other settings or views: delete it to begin anew")
+        begin = PREAMBLE_BYTES + len(stored)
+        self._blocks = leading_blocks(file, self.header, begin, file.seek(0, os.SEEK_END))
+        for block in self._blocks:
+            if block.entry == SECTION_ENTRY:
+                file.seek(block.offset)
+                self._tags.add(unpack_section_head(file.read(min(block.size, UNIT_HEAD_BYTES)))[0])
+            else:
+                self._units[block.entry - 1] = block
+        self._end = self._blocks[-1].offset + self._blocks[-1].size if self._blocks else begin
+        file.truncate(self._end)
+        file.seek(self._end)
+
+    def _open_file(self) -> BinaryIO:
+        if self._file is None:
+            raise LmvicError(f"{self.path}: its writer is closed")
+        return self._file
+
+    def _failure(self, error: OSError) -> LmvicError:
+        kept = " (the part written so far is kept: resume when that is solved)" if self.partial.exists() else ""
+        return LmvicError(f"cannot write {self.path}: {error.strerror or error}{kept}")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable, where folders can be synced at all."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
