@@ -29,7 +29,7 @@ from lmvic_ns.codec.fixed_point import (
     multiply_fixed,
     to_fixed,
 )
-from lmvic_ns.codec.layers import DepthwiseBlock, LevelModulation, LevelVector, anchor_levels
+from lmvic_ns.codec.layers import DepthwiseBlock, LevelModulation, LevelVector
 
 STEPS = 4
 _POSITION_OF_STEP = (0, 3, 2, 1)  # step k codes channel group g at lattice position g XOR this
@@ -92,9 +92,7 @@ class SymbolWriter:
         """Writes and returns the symbols, clamped to 16 bits."""
         assert symbols is not None
         symbols = symbols.clamp(-32768, 32767)
-        self._encoder.encode(
-            symbols.cpu().numpy().astype(np.int16).ravel(), indexes.cpu().numpy().astype(np.uint8).ravel()
-        )
+        self._encoder.encode(symbols.cpu().numpy().astype(np.int16).ravel(), indexes.cpu().numpy().astype(np.uint8).ravel())
         return symbols
 
     def finish(self) -> bytes:
@@ -181,7 +179,10 @@ class EntropyModel(nn.Module):
         self.hyper_modulation = LevelModulation(width)
         self.hyper_in = nn.Conv2d(m + (config.float_prior or config.exact_prior), width, 1)
         self.hyper_down = nn.Sequential(
-            DepthwiseBlock(width), nn.Conv2d(width, width, 2, stride=2), nn.LeakyReLU(0.1), nn.Conv2d(width, n, 2, stride=2)
+            DepthwiseBlock(width),
+            nn.Conv2d(width, width, 2, stride=2),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(width, n, 2, stride=2),
         )
         self.hyper_log_gain = LevelVector(n, math.log(2.0))
         self.hyper_index = LevelVector(n, (math.log(2.0) - math.log(SCALE_MIN)) / SCALE_STEP)

@@ -58,7 +58,9 @@ class FixedPointConv2d(nn.Conv2d):
             total = torch.zeros_like(x)
             for row in range(3):
                 for column in range(3):
-                    total = total + padded[..., row : row + h, column : column + w] * weight[None, :, 0, row, column, None, None]
+                    total = (
+                        total + padded[..., row : row + h, column : column + w] * weight[None, :, 0, row, column, None, None]
+                    )
         if self.bias is not None:
             bias = torch.floor(self.bias.detach().double() * float(1 << (VALUE_BITS + WEIGHT_BITS)) + 0.5)
             total = total + bias[None, :, None, None]

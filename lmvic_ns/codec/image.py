@@ -188,7 +188,11 @@ class ImageCodec(nn.Module):
         return self.analysis_latent(self.analysis_down(F.pixel_unshuffle(x, 2)))
 
     def synthesis(
-        self, latent: Float[Tensor, "b m h16 w16"], level: Tensor, context: ImageContext | None, keep: Tensor | None = None
+        self,
+        latent: Float[Tensor, "b m h16 w16"],
+        level: Tensor,
+        context: ImageContext | None,
+        keep: Tensor | None = None,
     ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b c h8 w8"]]:
         """Padded reconstruction (not clamped) and the features at 1/8 that the next view may use."""
         x = self.synthesis_latent(self.synthesis_level(latent, level))

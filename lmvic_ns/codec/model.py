@@ -114,9 +114,7 @@ class MultiViewModel(nn.Module):
     @property
     def tables(self) -> CdfTables:
         """The integer probability tables of these weights."""
-        return CdfTables(
-            self.table_cdf.cpu().numpy(), self.table_sizes.cpu().numpy(), self.table_offsets.cpu().numpy()
-        )
+        return CdfTables(self.table_cdf.cpu().numpy(), self.table_sizes.cpu().numpy(), self.table_offsets.cpu().numpy())
 
     def update(self) -> None:
         """Derives the integer tables that (de)compression uses from the learned parameters (CompressAI's convention)."""
@@ -252,7 +250,9 @@ class MultiViewModel(nn.Module):
         if inverse_depth is not None:
             target = downsample_inverse_depth(inverse_depth.double().to(device), DEPTH_FACTOR)
             writer = SymbolWriter(self.tables)
-            decoded_depth = self._code_depth(writer, (h, w), cameras, reference, depth_level or level, target)
+            decoded_depth = self._code_depth(
+                writer, (h, w), cameras, reference, level if depth_level is None else depth_level, target
+            )
             depth_bytes = writer.finish()
         image = image.to(device, dtype)
         quality = torch.full((1,), float(level), device=device)
@@ -285,7 +285,9 @@ class MultiViewModel(nn.Module):
         decoded_depth = None
         if depth:
             reader = SymbolReader(depth, self.tables, f"{name}: depth part")
-            decoded_depth = self._code_depth(reader, size, cameras, reference, depth_level or level, None)
+            decoded_depth = self._code_depth(
+                reader, size, cameras, reference, level if depth_level is None else depth_level, None
+            )
             reader.finish()
         quality = torch.full((1,), float(level), device=device)
         context = self._decoder_context(reference, decoded_depth, cameras, size)

@@ -1,0 +1,489 @@
+"""A scene into one `.lmvic` file and back: closed loop over the reference tree, random access, damage kept to its branch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lmvic_ns.bitstream.header import FileHeader
+from lmvic_ns.bitstream.reader import Reader
+from lmvic_ns.bitstream.writer import Writer
+from lmvic_ns.codec.model import ReferenceState
+from lmvic_ns.codec.quality import LEVELS
+from lmvic_ns.codec.weights import Weights, load_weights
+from lmvic_ns.errors import BitstreamError, LmvicError, SceneError, WeightsError
+from lmvic_ns.geometry.cameras import Cameras
+from lmvic_ns.geometry.ordering import (
+    ReferenceTree,
+    independent_views,
+    pose_distance,
+    reference_tree,
+    scene_translation_scale,
+)
+from lmvic_ns.scene import MultiViewScene
+
+DEFAULT_QUALITY = 32
+_NEAR_QUANTILE = 0.999
+_NEAR_MARGIN = 1.25  # the scale leaves room above the nearest depth that is not an outlier
+
+
+class ViewCodec(Protocol):
+    """One view at a time; `MultiViewModel` and the `paper` preset are such."""
+
+    def compress(
+        self,
+        image: Tensor,
+        inverse_depth: Tensor | None,
+        cameras: Cameras,
+        reference: ReferenceState | None,
+        level: int,
+        depth_level: int | None = None,
+    ) -> tuple[bytes, bytes, ReferenceState]:
+        """Depth part, image part, and the state that the decoder will have."""
+        ...
+
+    def decompress(
+        self,
+        depth: bytes,
+        image: bytes,
+        size: tuple[int, int],
+        cameras: Cameras,
+        reference: ReferenceState | None,
+        level: int,
+        depth_level: int | None = None,
+        name: str = "view",
+    ) -> ReferenceState:
+        """The state that `compress` returned."""
+        ...
+
+
+@dataclass(frozen=True)
+class EncodedView:
+    """What one view cost, reported as it is written.
+
+    Attributes:
+        index: number of the view in the scene.
+        name: its name.
+        parent: its reference, -1 for none.
+        depth_bytes: size of its depth part.
+        image_bytes: size of its image part.
+        psnr: of the reconstruction in 8 bits, in dB; not a number for a view taken over from an interrupted encode.
+    """
+
+    index: int
+    name: str
+    parent: int
+    depth_bytes: int
+    image_bytes: int
+    psnr: float
+
+
+@dataclass(frozen=True)
+class DecodedView:
+    """A view out of a file.
+
+    Attributes:
+        index: number of the view.
+        name: its name.
+        image: RGB, 0..1.
+        inverse_depth: 1 / z in scene units at the coded resolution (a quarter of the image's), 0 = infinity; None if
+            the file holds no depth.
+        camera: of this view alone, at the image's size.
+    """
+
+    index: int
+    name: str
+    image: Float[Tensor, "3 h w"]
+    inverse_depth: Float[Tensor, "h4 w4"] | None
+    camera: Cameras
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How a scene is coded.
+
+    Attributes:
+        quality: level 0..63.
+        depth_quality: level of the depth; None takes the image's.
+        with_depth: code depth even for views that no reference needs (so that a decoder can give it out).
+        resume: go on with the `.partial` file of an interrupted encode.
+    """
+
+    quality: int = DEFAULT_QUALITY
+    depth_quality: int | None = None
+    with_depth: bool = True
+    resume: bool = False
+
+
+class MultiViewCodec:
+    """Encodes scenes with one set of weights and decodes the files that were made with it.
+
+    Args:
+        weights: see `load_codec`.
+        device: where the networks run; any device decodes what any other encoded.
+    """
+
+    def __init__(self, weights: Weights, device: torch.device | str = "cpu"):
+        self.weights = weights
+        self.device = torch.device(device)
+        self.model = weights.model.to(self.device)
+
+    # --- encoding -------------------------------------------------------------------------------------------------
+
+    def encode(
+        self,
+        scene: MultiViewScene,
+        path: str | Path,
+        *,
+        quality: int = DEFAULT_QUALITY,
+        tree: ReferenceTree | None = None,
+        options: EncodeOptions | None = None,
+        sections: Mapping[str, bytes] | None = None,
+        on_view: Callable[[EncodedView], None] | None = None,
+    ) -> list[EncodedView]:
+        """Writes a scene into one file.
+
+        Views are coded depth first along the tree, so that only the ancestors of one view are held in memory.
+
+        Args:
+            scene: images, cameras and (for anything but independent views) inverse depth.
+            path: the file; it appears when it is complete.
+            quality: level 0..63; `options.quality` if options are given.
+            tree: order and references; the default is `default_tree`.
+            options: everything else.
+            sections: further sections of the file by tag.
+            on_view: called after each view, for progress.
+
+        Returns:
+            One record a view, in coding order.
+
+        Raises:
+            SceneError: the tree does not fit the scene, or a reference is wanted and there is no depth.
+            LmvicError: the file cannot be written.
+        """
+        options = options or EncodeOptions(quality=quality)
+        for level in (options.quality, options.depth_quality):
+            if level is not None and not 0 <= level < LEVELS:
+                raise SceneError(f"quality must lie in 0..{LEVELS - 1}, not {level}")
+        tree = default_tree(scene) if tree is None else tree
+        if len(tree) != len(scene):
+            raise SceneError(f"the reference tree has {len(tree)} views, the scene {len(scene)}")
+        if tree.max_depth and not scene.has_depth:
+            raise SceneError(
+                "the scene has no depth, so views cannot refer to each other: give depth files (depth_file_path), "
+                "or code independent views (--reference-structure none)"
+            )
+        scale = inverse_depth_scale(scene) if scene.has_depth else 1.0
+        order = depth_first(tree)
+        parameters = {} if options.depth_quality is None else {"depth_quality": float(options.depth_quality)}
+        header = FileHeader.build(
+            names=scene.names,
+            intrinsics=scene.cameras.intrinsics.numpy(),
+            world_to_camera=scene.cameras.world_to_camera.numpy(),
+            height=scene.cameras.height.numpy(),
+            width=scene.cameras.width.numpy(),
+            parent=tree.parent,
+            order=order,
+            preset=self.weights.metadata.get("preset", self.weights.name),
+            weights_name=self.weights.name,
+            weights_hash=self.weights.hash,
+            quality=float(options.quality),
+            inverse_depth_scale=scale,
+            parameters=parameters,
+        )
+        cameras = file_cameras(header)  # as the file holds them, so that both sides compute with the same bits
+        records: list[EncodedView] = []
+        states: dict[int, ReferenceState] = {}
+        has_children = {parent for parent in tree.parent if parent >= 0}
+        with Writer(path, header, resume=options.resume) as writer:
+            for view in order:
+                parent = tree.parent[view]
+                states = _ancestors_only(states, tree, view)
+                reference = states.get(parent)
+                if view in writer.done:
+                    unit = writer.unit(view)
+                    depth_part, image_part, psnr = unit.depth, unit.image, float("nan")
+                    state = None
+                    if view in has_children:
+                        state = self._decode_unit(header, cameras, view, depth_part, image_part, reference)
+                else:
+                    image = scene.image(view)[None]
+                    coded_depth = None
+                    if scene.has_depth and (options.with_depth or view in has_children or parent >= 0):
+                        coded_depth = (scene.inverse_depth(view)[None].double() / scale).clamp(0.0, 1.0)
+                    depth_part, image_part, state = self.model.compress(
+                        image,
+                        coded_depth,
+                        cameras[view].to(self.device),
+                        reference,
+                        options.quality,
+                        options.depth_quality,
+                    )
+                    writer.add_unit(view, depth_part, image_part)
+                    psnr = _psnr_8bit(state.image, image)
+                if state is not None and view in has_children:
+                    states[view] = state
+                record = EncodedView(view, scene.names[view], parent, len(depth_part), len(image_part), psnr)
+                records.append(record)
+                if on_view is not None:
+                    on_view(record)
+            for tag, data in (sections or {}).items():
+                if not writer.has_section(tag):
+                    writer.add_section(tag, data)
+        return records
+
+    # --- decoding -------------------------------------------------------------------------------------------------
+
+    def decode(
+        self,
+        path: str | Path | Reader,
+        views: Iterable[int | str] | None = None,
+        *,
+        workers: int = 1,
+        problems: dict[int, str] | None = None,
+    ) -> Iterator[DecodedView]:
+        """Views of a file, each as soon as it is decoded; only their ancestors' units are read besides.
+
+        Args:
+            path: the file, or a reader of it.
+            views: names or numbers; all by default.
+            workers: branches of the tree that are decoded at the same time; one gives the coding order.
+            problems: receives the reason for each wanted view that could not be decoded. Without it, a damaged view
+                raises after all others were given out.
+
+        Raises:
+            BitstreamError: the file is damaged.
+            WeightsError: it was made with other weights.
+            LmvicError: no such view.
+        """
+        reader = path if isinstance(path, Reader) else Reader(path)
+        try:
+            yield from self._decode_all(reader, views, workers, problems)
+        finally:
+            if reader is not path:
+                reader.close()
+
+    def _decode_all(
+        self, reader: Reader, views: Iterable[int | str] | None, workers: int, problems: dict[int, str] | None
+    ) -> Iterator[DecodedView]:
+        header = reader.header
+        self.check_weights(header)
+        tree = ReferenceTree.from_parents(header.order, [view.parent for view in header.views])
+        wanted = set(range(len(tree)) if views is None else find_views(header, views))
+        needed = set(tree.needed_for(wanted))
+        children: dict[int, list[int]] = {view: [] for view in (-1, *range(len(tree)))}
+        for view in header.order:
+            if view in needed:
+                children[tree.parent[view]].append(view)
+        cameras = file_cameras(header)
+        sizes = reader.sizes()
+        failed: dict[int, str] = {}
+
+        def run(view: int, reference: ReferenceState | None) -> ReferenceState:
+            unit = reader.unit(view)
+            return self._decode_unit(header, cameras, view, unit.depth, unit.image, reference)
+
+        def result(view: int, state: ReferenceState) -> DecodedView:
+            record = header.views[view]
+            size = sizes[view]
+            has_depth = size is not None and size.depth > 0
+            depth = state.inverse_depth[0] * header.inverse_depth_scale if has_depth else None
+            return DecodedView(view, record.name, state.image[0], depth, scene_camera(header, view))
+
+        def give_up(view: int, reason: str) -> None:
+            for lost in (view, *_descendants(children, view)):
+                if lost in wanted:
+                    failed[lost] = reason
+
+        if workers <= 1:
+            stack = [(view, None) for view in reversed(children[-1])]
+            while stack:
+                view, reference = stack.pop()
+                try:
+                    state = run(view, reference)
+                except BitstreamError as error:
+                    give_up(view, str(error))
+                    continue
+                if view in wanted:
+                    yield result(view, state)
+                stack.extend((child, state) for child in reversed(children[view]))
+        else:
+            with ThreadPoolExecutor(workers) as pool:
+                running: dict[Future[ReferenceState], int] = {pool.submit(run, view, None): view for view in children[-1]}
+                while running:
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        view = running.pop(future)
+                        try:
+                            state = future.result()
+                        except BitstreamError as error:
+                            give_up(view, str(error))
+                            continue
+                        running.update({pool.submit(run, child, state): child for child in children[view]})
+                        if view in wanted:
+                            yield result(view, state)
+        if problems is not None:
+            problems.update(failed)
+        elif failed:
+            first = min(failed)
+            more = f" ({len(failed)} views lost in all)" if len(failed) > 1 else ""
+            raise BitstreamError(f"{failed[first]}{more}")
+
+    def check_weights(self, header: FileHeader) -> None:
+        """Refuses a file that other weights made.
+
+        Raises:
+            WeightsError: names the weights that are needed.
+        """
+        if header.weights_hash != self.weights.hash:
+            raise WeightsError(
+                f"the file was made with weights {header.weights_name!r} ({header.weights_hash.hex()}), "
+                f"these are {self.weights.name!r} ({self.weights.hash.hex()}): give the right ones with --weights"
+            )
+
+    def _decode_unit(
+        self,
+        header: FileHeader,
+        cameras: Cameras,
+        view: int,
+        depth: bytes,
+        image: bytes,
+        reference: ReferenceState | None,
+    ) -> ReferenceState:
+        record = header.views[view]
+        level = int(record.quality)
+        if record.quality != level or not 0 <= level < LEVELS:
+            raise BitstreamError(f"view {view} ({record.name}): quality: expected 0..{LEVELS - 1}, found {record.quality}")
+        depth_level = header.parameters.get("depth_quality")
+        if depth_level is not None and not (0 <= depth_level < LEVELS and depth_level == int(depth_level)):
+            raise BitstreamError(f"header: depth quality: expected 0..{LEVELS - 1}, found {depth_level}")
+        if record.parent >= 0 and (reference is None or not depth):
+            raise BitstreamError(f"view {view} ({record.name}): depth part: expected one, since it refers to another view")
+        return self.model.decompress(
+            depth,
+            image,
+            (record.height, record.width),
+            cameras[view].to(self.device),
+            reference,
+            level,
+            None if depth_level is None else int(depth_level),
+            f"view {view} ({record.name})",
+        )
+
+
+def load_codec(weights: str | Path = "tiny", device: torch.device | str = "cpu") -> MultiViewCodec:
+    """A codec with weights of the package, by name, or of a file, by path.
+
+    Raises:
+        WeightsError: there are no such weights.
+    """
+    return MultiViewCodec(load_weights(weights), device)
+
+
+def default_tree(scene: MultiViewScene, max_depth: int | None = 8) -> ReferenceTree:
+    """The reference tree of a scene by the paper's distance (8), or independent views without depth."""
+    if not scene.has_depth or len(scene) == 1:
+        return independent_views(len(scene))
+    return reference_tree(
+        pose_distance(scene.cameras.world_to_camera, translation_scale=translation_scale(scene)), max_depth=max_depth
+    )
+
+
+def translation_scale(scene: MultiViewScene) -> float:
+    """Length that counts as much as a unit of rotation: the scene's median depth, from a few views."""
+    step = max(1, len(scene) // 16)
+    maps = [scene.inverse_depth(i)[::8, ::8] for i in range(0, len(scene), step)]
+    return scene_translation_scale(maps, scene.cameras)
+
+
+def inverse_depth_scale(scene: MultiViewScene) -> float:
+    """Largest inverse depth that the file's depth can hold: a robust near bound over all views, with a margin."""
+    near = 0.0
+    for view in range(len(scene)):
+        values = scene.inverse_depth(view)[::8, ::8].flatten().double().numpy()
+        values = values[values > 0]
+        if values.size:
+            near = max(near, float(np.quantile(values, _NEAR_QUANTILE)))
+    return near * _NEAR_MARGIN if near > 0 else 1.0
+
+
+def depth_first(tree: ReferenceTree) -> tuple[int, ...]:
+    """The views of a tree so that each one's ancestors are the last things kept: pre-order, children as in the order."""
+    children: dict[int, list[int]] = {view: [] for view in (-1, *range(len(tree)))}
+    for view in tree.order:
+        children[tree.parent[view]].append(view)
+    order: list[int] = []
+    stack = list(reversed(children[-1]))
+    while stack:
+        view = stack.pop()
+        order.append(view)
+        stack.extend(reversed(children[view]))
+    return tuple(order)
+
+
+def file_cameras(header: FileHeader) -> Cameras:
+    """Cameras of a file in the codec's units: depth is 1 / normalised inverse depth, so translations are scaled."""
+    world_to_camera = torch.from_numpy(header.world_to_camera())
+    world_to_camera[:, :3, 3] = world_to_camera[:, :3, 3] * header.inverse_depth_scale
+    return _cameras(header, world_to_camera)
+
+
+def scene_camera(header: FileHeader, view: int) -> Cameras:
+    """The camera of one view in scene units."""
+    return _cameras(header, torch.from_numpy(header.world_to_camera()))[view]
+
+
+def _cameras(header: FileHeader, world_to_camera: Tensor) -> Cameras:
+    return Cameras(
+        torch.from_numpy(header.intrinsics()),
+        world_to_camera,
+        torch.tensor([view.height for view in header.views]),
+        torch.tensor([view.width for view in header.views]),
+    )
+
+
+def find_views(header: FileHeader, views: Iterable[int | str]) -> list[int]:
+    """Numbers of views given by number or name.
+
+    Raises:
+        LmvicError: there is no such view.
+    """
+    by_name = {view.name: number for number, view in enumerate(header.views)}
+    found = []
+    for view in views:
+        if isinstance(view, str) and view in by_name:
+            found.append(by_name[view])
+            continue
+        if isinstance(view, str) and not view.lstrip("-").isdigit():
+            raise LmvicError(f"no view {view!r} in the file; it has {', '.join(list(by_name)[:5])}, ...")
+        if not 0 <= int(view) < len(header.views):
+            raise LmvicError(f"no view {int(view)} in the file; it has 0..{len(header.views) - 1}")
+        found.append(int(view))
+    return found
+
+
+def _ancestors_only(states: dict[int, ReferenceState], tree: ReferenceTree, view: int) -> dict[int, ReferenceState]:
+    keep = set(tree.ancestors(view))
+    return {number: state for number, state in states.items() if number in keep}
+
+
+def _descendants(children: Mapping[int, Sequence[int]], view: int) -> list[int]:
+    found, stack = [], list(children[view])
+    while stack:
+        view = stack.pop()
+        found.append(view)
+        stack.extend(children[view])
+    return found
+
+
+def _psnr_8bit(decoded: Tensor, original: Tensor) -> float:
+    levels = (decoded.cpu().float() * 255).round(), (original.cpu().float() * 255).round()
+    error = (levels[0] - levels[1]).square().mean().item()
+    return 99.0 if error == 0 else float(10 * np.log10(255**2 / error))

@@ -1,0 +1,134 @@
+"""Weights files: safetensors with the preset and a model card in their metadata, identified by their SHA-256."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+
+from lmvic_ns.codec.fixed_point import FixedPointConv2d
+from lmvic_ns.codec.layers import LevelVector
+from lmvic_ns.codec.model import ModelConfig, MultiViewModel
+from lmvic_ns.codec.presets import config_from_dict
+from lmvic_ns.errors import WeightsError
+
+FORMAT = "lmvic-weights-1"
+_HASH_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model with the identity that its files carry.
+
+    Attributes:
+        model: ready to code, in evaluation mode.
+        name: name of the weights, such as `tiny`.
+        hash: first 16 bytes of the SHA-256 of the weights file.
+        metadata: what the file says about itself (strings).
+    """
+
+    model: MultiViewModel
+    name: str
+    hash: bytes
+    metadata: Mapping[str, str]
+
+
+def serialize(model: MultiViewModel, metadata: Mapping[str, str] | None = None, *, half: bool = True) -> bytes:
+    """The bytes of a weights file; the same model gives the same bytes.
+
+    Args:
+        model: trained model; it is not changed.
+        metadata: more about the weights, such as `name`, `data`, `steps`.
+        half: hold the weights of float layers in float16. Level vectors and the exact layers, from which integers are
+            made, keep float32. The integer tables are derived after the rounding, so that they fit what is stored.
+    """
+    model = copy.deepcopy(model).float().cpu()
+    rounded: set[str] = set()
+    for name, module in model.named_modules():
+        if half and not isinstance(module, FixedPointConv2d | LevelVector):
+            for key, parameter in module.named_parameters(recurse=False):
+                parameter.data = parameter.data.half().float()
+                rounded.add(f"{name}.{key}" if name else key)
+    model.update()
+    tensors = {
+        key: (value.half() if key in rounded else value).contiguous() for key, value in sorted(model.state_dict().items())
+    }
+    fields = {"format": FORMAT, "config": json.dumps(asdict(model.config), sort_keys=True)}
+    fields.update({key: str(value) for key, value in (metadata or {}).items()})
+    # one metadata entry: safetensors does not promise an order between several
+    return save_safetensors(tensors, {"lmvic": json.dumps(fields, sort_keys=True)})
+
+
+def save_weights(model: MultiViewModel, path: Path, metadata: Mapping[str, str] | None = None, *, half: bool = True) -> None:
+    """Writes a weights file; see `serialize`."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(serialize(model, metadata, half=half))
+    partial.replace(path)
+
+
+def deserialize(data: bytes, origin: str) -> Weights:
+    """A model from the bytes of a weights file.
+
+    Args:
+        data: the file's bytes.
+        origin: what to call it in errors; also the name if the metadata gives none.
+
+    Raises:
+        WeightsError: it is not a weights file of this version.
+    """
+    try:
+        tensors = load_safetensors(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        fields = json.loads(header.get("__metadata__", {}).get("lmvic", "{}"))
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise WeightsError(f"{origin}: not a safetensors weights file ({error})") from None
+    if fields.get("format") != FORMAT:
+        raise WeightsError(f"{origin}: expected weights of format {FORMAT}, found {fields.get('format', 'none')}")
+    model = MultiViewModel(config_from_dict(ModelConfig, json.loads(fields["config"])))
+    try:
+        model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in tensors.items()})
+    except RuntimeError as error:
+        raise WeightsError(f"{origin}: the weights do not fit their preset: {str(error).splitlines()[-1].strip()}") from None
+    model.eval().requires_grad_(False)
+    return Weights(model, fields.get("name", Path(origin).stem), hashlib.sha256(data).digest()[:_HASH_BYTES], fields)
+
+
+def weights_names() -> list[str]:
+    """Weights that this installation brings."""
+    folder = resources.files("lmvic_ns.codec") / "weights"
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name.removesuffix(".safetensors") for entry in folder.iterdir() if entry.name.endswith(".safetensors"))
+
+
+def load_weights(name_or_path: str | Path) -> Weights:
+    """Weights that the package brings, by name, or of a file, by path.
+
+    Raises:
+        WeightsError: there are none, or the file is damaged.
+    """
+    path = Path(name_or_path)
+    if str(name_or_path) in weights_names():
+        data = (resources.files("lmvic_ns.codec") / "weights" / f"{name_or_path}.safetensors").read_bytes()
+        return deserialize(data, str(name_or_path))
+    if not path.is_file():
+        known = ", ".join(weights_names()) or "none"
+        raise WeightsError(f"no weights {str(name_or_path)!r}: give one of those installed ({known}) or a .safetensors file")
+    try:
+        return deserialize(path.read_bytes(), str(path))
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def untrained_weights(model: MultiViewModel, name: str) -> Weights:
+    """An identity for a model that comes from no file (tests, comparisons)."""
+    return deserialize(serialize(model, {"name": name}, half=False), name)
