@@ -26,11 +26,13 @@ class MultiViewScene:
         names: One file-name-like name a view, unique.
         cameras: Pinhole cameras; views may differ in size and intrinsics.
         image: Float[3, h, w] in 0..1 for an index, computed or loaded at each access and never kept here.
-        inverse_depth: Float[h, w], 1 / z in scene units, 0 = infinitely far or unknown; None where the scene has no depth.
+        inverse_depth: Float[h, w], 1 / z in scene units, 0 = infinitely far or unknown; None where the scene has no
+            depth.
         sparse_points: A .ply file of SfM points in the scene's world, copied along by `write_dataset`.
 
     Raises:
-        SceneError: No views; names missing, duplicated or unfit for files; poses or intrinsics not finite or impossible.
+        SceneError: No views; names missing, duplicated or unfit for files; poses or intrinsics not finite or
+            impossible.
             Later, at access: a source gives the wrong shape or values that are not finite.
     """
 
@@ -67,7 +69,9 @@ class MultiViewScene:
         value = _fetch(self._image, index).float()
         height, width = self._size(index)
         if tuple(value.shape) != (3, height, width):
-            raise SceneError(f"image of view {self.names[index]!r} has shape {tuple(value.shape)}, its camera expects {(3, height, width)}")
+            raise SceneError(
+                f"image of view {self.names[index]!r} has shape {tuple(value.shape)}, its camera expects {(3, height, width)}"
+            )
         if not bool(torch.isfinite(value).all()):
             raise SceneError(f"image of view {self.names[index]!r} holds values that are not finite")
         return value.clamp(0.0, 1.0)
@@ -76,16 +80,23 @@ class MultiViewScene:
         """1 / z of a view, float32 in the scene's units, at its camera's size; 0 = infinitely far or unknown.
 
         Raises:
-            SceneError: The scene has no depth, or the map has the wrong shape or values that are not finite or negative.
+            SceneError: The scene has no depth, or the map has the wrong shape or values that are not finite or
+                negative.
         """
         index = self._index(index)
         if self._inverse_depth is None:
-            raise SceneError("the scene has no depth: give depth_file_path for every frame of transforms.json, or export it from a trained model")
+            raise SceneError(
+                "the scene has no depth: give depth_file_path for every frame of transforms.json, or export it from a trained model"
+            )
         value = _fetch(self._inverse_depth, index).float()
         if tuple(value.shape) != self._size(index):
-            raise SceneError(f"inverse depth of view {self.names[index]!r} has shape {tuple(value.shape)}, its camera expects {self._size(index)}")
+            raise SceneError(
+                f"inverse depth of view {self.names[index]!r} has shape {tuple(value.shape)}, its camera expects {self._size(index)}"
+            )
         if not bool(torch.isfinite(value).all()) or bool((value < 0).any()):
-            raise SceneError(f"inverse depth of view {self.names[index]!r} holds values that are negative or not finite; use 0 for unknown")
+            raise SceneError(
+                f"inverse depth of view {self.names[index]!r} holds values that are negative or not finite; use 0 for unknown"
+            )
         return value
 
     def select(self, indices: Iterable[int]) -> MultiViewScene:
@@ -105,11 +116,13 @@ class MultiViewScene:
 
     @classmethod
     def from_dataset(cls, folder: str | Path, *, depth_unit_scale_factor: float | None = None) -> MultiViewScene:
-        """Read a nerfstudio dataset: a folder with transforms.json (or that file). Distorted photographs become pinhole views.
+        """Read a nerfstudio dataset: a folder with transforms.json (or that file). Distorted photographs become pinhole
+        views.
 
         Args:
             folder: Where transforms.json is.
-            depth_unit_scale_factor: Scene units of a depth file's 1; by default the key of that name in transforms.json, else
+            depth_unit_scale_factor: Scene units of a depth file's 1; by default the key of that name in
+                transforms.json, else
                 1e-3 as in nerfstudio.
 
         Raises:
@@ -131,10 +144,13 @@ class MultiViewScene:
         """Write a nerfstudio dataset (images/, depths/, transforms.json); the folder appears whole or not at all.
 
         Args:
-            folder: Made by this call; one that exists and is not empty is refused unless `overwrite`, which replaces it.
+            folder: Made by this call; one that exists and is not empty is refused unless `overwrite`, which replaces
+                it.
             image_format: 8-bit PNG, or JPEG at quality 95 without chroma subsampling.
-            depth_format: float32 .npy, or 16-bit .png (nerfstudio's dataparser takes both); None, or a scene without depth: no depth.
-            depth_unit_scale_factor: Scene units of a depth file's 1. nerfstudio applies its own option of this name, 1e-3 by default, to
+            depth_format: float32 .npy, or 16-bit .png (nerfstudio's dataparser takes both); None, or a scene without
+                depth: no depth.
+            depth_unit_scale_factor: Scene units of a depth file's 1. nerfstudio applies its own option of this name,
+                1e-3 by default, to
                 both formats and does not read it from the file.
             overwrite: Replace what is there.
 
@@ -185,10 +201,16 @@ def _check_cameras(cameras: Cameras, names: list[str]) -> None:
             raise SceneError(f"intrinsics of view {name!r} are not finite or a focal length is not positive")
         lower = torch.stack([k[1, 0], k[2, 0], k[2, 1], k[2, 2] - 1.0])
         if bool((lower != 0).any()):
-            raise SceneError(f"intrinsics of view {name!r} are not those of a pinhole camera (last row 0 0 1, upper triangular)")
+            raise SceneError(
+                f"intrinsics of view {name!r} are not those of a pinhole camera (last row 0 0 1, upper triangular)"
+            )
         if int(cameras.height[index]) < 1 or int(cameras.width[index]) < 1:
-            raise SceneError(f"view {name!r} has no pixels ({int(cameras.height[index])} x {int(cameras.width[index])})")
+            raise SceneError(
+                f"view {name!r} has no pixels ({int(cameras.height[index])} x {int(cameras.width[index])})"
+            )
         rotation = t[:3, :3]
         off = float((rotation @ rotation.T - torch.eye(3, dtype=torch.float64)).abs().max())
         if off > 1e-4 or float(torch.det(rotation)) < 0 or bool((t[3] != t.new_tensor([0.0, 0.0, 0.0, 1.0])).any()):
-            raise SceneError(f"pose of view {name!r} is not a rigid motion (rotation off by {off:.1e}); remove scale and shear from it")
+            raise SceneError(
+                f"pose of view {name!r} is not a rigid motion (rotation off by {off:.1e}); remove scale and shear from it"
+            )

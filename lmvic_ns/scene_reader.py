@@ -67,7 +67,9 @@ def read_dataset(path: Path, depth_unit_scale_factor: float | None) -> MultiView
     frames = [_frame(file, meta, record, name) for record, name in zip(records, names, strict=True)]
     with_depth = [f for f in frames if f.depth_path is not None]
     if with_depth and len(with_depth) != len(frames):
-        raise SceneError(f"{file}: only {len(with_depth)} of {len(frames)} frames have a depth_file_path; give it for all or for none")
+        raise SceneError(
+            f"{file}: only {len(with_depth)} of {len(frames)} frames have a depth_file_path; give it for all or for none"
+        )
     unit = depth_unit_scale_factor
     if unit is None:
         unit = _number(file, "scene", meta, "depth_unit_scale_factor", NERFSTUDIO_DEPTH_UNIT)
@@ -85,7 +87,9 @@ def read_dataset(path: Path, depth_unit_scale_factor: float | None) -> MultiView
 
 
 def load_image(frame: Frame) -> Float[Tensor, "3 h w"]:
-    """The photograph as a pinhole view, 0..1 in steps of 1/255 (also after undistortion: it is the original to compare with)."""
+    """The photograph as a pinhole view, 0..1 in steps of 1/255 (also after undistortion: it is the original to compare
+    with).
+    """
     try:
         with Image.open(frame.image_path) as picture:
             _check_picture(frame.image_path, picture)
@@ -99,7 +103,9 @@ def load_image(frame: Frame) -> Float[Tensor, "3 h w"]:
 
 
 def load_inverse_depth(frame: Frame, unit: float) -> Float[Tensor, "h w"]:
-    """1 / z from a depth file (.npy, .npz, 16-bit image) along the optical axis; 0 and infinity mean unknown and give 0."""
+    """1 / z from a depth file (.npy, .npz, 16-bit image) along the optical axis; 0 and infinity mean unknown and give
+    0.
+    """
     assert frame.depth_path is not None
     depth = torch.from_numpy(_read_depth(frame.depth_path).astype(np.float64)) * unit
     if bool(torch.isnan(depth).any()) or bool((depth < 0).any()):
@@ -160,15 +166,21 @@ def _frame(file: Path, meta: dict[str, Any], record: dict[str, Any], name: str) 
     model = str(settings.get("camera_model", "PINHOLE"))
     if model not in _PERSPECTIVE_MODELS or settings.get("is_fisheye"):
         shown = model if model not in _PERSPECTIVE_MODELS else "fisheye"
-        raise SceneError(f"{file}: camera model {shown} of {name!r} is not supported; undistort to PINHOLE or OPENCV first")
+        raise SceneError(
+            f"{file}: camera model {shown} of {name!r} is not supported; undistort to PINHOLE or OPENCV first"
+        )
 
     def number(key: str, default: float | None = None) -> float:
         return _number(file, name, settings, key, default)
 
     declared = number("h", height), number("w", width)
     if declared != (height, width):
-        raise SceneError(f"{image_path}: is {width} x {height} pixels, but {file.name} says {declared[1]:g} x {declared[0]:g}")
-    camera = PinholeModel(number("fl_x"), number("fl_y", number("fl_x")), number("cx", width / 2), number("cy", height / 2))
+        raise SceneError(
+            f"{image_path}: is {width} x {height} pixels, but {file.name} says {declared[1]:g} x {declared[0]:g}"
+        )
+    camera = PinholeModel(
+        number("fl_x"), number("fl_y", number("fl_x")), number("cx", width / 2), number("cy", height / 2)
+    )
     if not (camera.fx > 0 and camera.fy > 0):
         raise SceneError(f"{file}: focal lengths of {name!r} must be positive, not {camera.fx}, {camera.fy}")
     lens = _lens(file, name, settings)
@@ -198,7 +210,9 @@ def _lens(file: Path, name: str, settings: dict[str, Any]) -> LensDistortion:
         settings = dict(zip(keys, values, strict=True))
     k1, k2, k3, k4, p1, p2 = (_number(file, name, settings, key, 0.0) for key in keys)
     if k4 != 0:
-        raise SceneError(f"{file}: distortion coefficient k4 of {name!r} is not supported (nor by nerfstudio); undistort first")
+        raise SceneError(
+            f"{file}: distortion coefficient k4 of {name!r} is not supported (nor by nerfstudio); undistort first"
+        )
     return LensDistortion(k1, k2, k3, p1, p2)
 
 
@@ -265,7 +279,9 @@ def _read_depth(path: Path) -> np.ndarray:
         else:
             with Image.open(path) as picture:
                 if picture.mode not in ("I", "I;16", "I;16B", "I;16L", "F", "L"):
-                    raise SceneError(f"{path}: is a colour picture; depth must be one channel of 16 bits, or a .npy file")
+                    raise SceneError(
+                        f"{path}: is a colour picture; depth must be one channel of 16 bits, or a .npy file"
+                    )
                 depth = np.array(picture)
     except (OSError, ValueError, UnidentifiedImageError) as error:
         raise SceneError(f"{path}: cannot be read as depth ({error})") from error

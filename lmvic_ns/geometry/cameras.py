@@ -1,9 +1,11 @@
 """A typed batch of pinhole views.
 
-OpenCV axes (x right, y down, z forward), pixel centres at +0.5: pixel column j covers [j, j+1) and its centre is at j + 0.5, so
-image coordinates are measured from the picture's corner and resizing is a plain multiplication of the intrinsics.
+OpenCV axes (x right, y down, z forward), pixel centres at +0.5: pixel column j covers [j, j+1) and its centre is at j +
+0.5, so image coordinates are measured from the picture's corner and resizing is a plain multiplication of the
+intrinsics.
 
-Everything is float64 and elementwise in a fixed order (no matmul, no linalg): codec and decoder must see the same bits on every device.
+Everything is float64 and elementwise in a fixed order (no matmul, no linalg): codec and decoder must see the same bits
+on every device.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from torch import Tensor
 
 
 def fixed_order_matmul(a: Float[Tensor, "*b n k"], b: Float[Tensor, "*b k m"]) -> Float[Tensor, "*b n m"]:
-    """Product of small matrices, summed left to right with separate multiplications and additions: the same bits everywhere."""
+    """Product of small matrices, summed left to right with separate multiplications and additions: the same bits
+    everywhere.
+    """
     total = a[..., :, 0:1] * b[..., 0:1, :]
     for k in range(1, a.shape[-1]):
         total = total + a[..., :, k : k + 1] * b[..., k : k + 1, :]
@@ -122,7 +126,9 @@ class Cameras:
         return Cameras(self.intrinsics.to(device), self.world_to_camera.to(device), self.height, self.width)
 
     def crop(self, x0: int | Tensor, y0: int | Tensor, height: int | Tensor, width: int | Tensor) -> Cameras:
-        """Windows with their upper left corner at pixel (x0, y0), one for all the views or one each: the principal point moves."""
+        """Windows with their upper left corner at pixel (x0, y0), one for all the views or one each: the principal
+        point moves.
+        """
         intrinsics = self.intrinsics.clone()
         intrinsics[:, 0, 2] -= torch.as_tensor(x0, dtype=torch.float64, device=self.device)
         intrinsics[:, 1, 2] -= torch.as_tensor(y0, dtype=torch.float64, device=self.device)
@@ -134,10 +140,12 @@ class Cameras:
         return self._scaled(height.double() / self.height.double(), width.double() / self.width.double(), height, width)
 
     def coarsen(self, factor: int) -> Cameras:
-        """The grid aligned at `factor`: ceil(size / factor) pixels, each covering factor x factor of this view's pixels.
+        """The grid aligned at `factor`: ceil(size / factor) pixels, each covering factor x factor of this view's
+        pixels.
 
-        The last row and column may reach beyond the picture, so that the centre of coarse pixel i lies at factor * (i + 1/2)
-        (4 i + 2 for factor 4) whatever the size. This is the grid of `downsample_inverse_depth` and `upsample_inverse_depth`.
+        The last row and column may reach beyond the picture, so that the centre of coarse pixel i lies at factor * (i +
+        1/2) (4 i + 2 for factor 4) whatever the size. This is the grid of `downsample_inverse_depth` and
+        `upsample_inverse_depth`.
         """
         if factor < 1:
             raise ValueError(f"factor must be at least 1, not {factor}")
@@ -190,14 +198,20 @@ def _per_view(value: int | Tensor, views: int) -> Int[Tensor, "v"]:
     return torch.as_tensor(value, dtype=torch.int64, device="cpu").expand(views).clone()
 
 
-def relative_projection(
-    cameras: Cameras, reference: Cameras
-) -> tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 3"]]:
-    """(M, b) of equation (3) in homogeneous form: q = M (u, v, 1) + rho b, reference position q.xy / q.z, rho the inverse depth.
+def relative_projection(cameras: Cameras, reference: Cameras) -> tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 3"]]:
+    """(M, b) of equation (3) in homogeneous form: q = M (u, v, 1) + rho b, reference position q.xy / q.z, rho the
+    inverse depth.
 
-    M = K_r R K_n^-1 and b = K_r t with R, t of T_r T_n^-1. q.z is the ratio of the depth seen from the reference to the depth seen from the view.
+    M = K_r R K_n^-1 and b = K_r t with R, t of T_r T_n^-1. q.z is the ratio of the depth seen from the reference to the
+    depth seen from the view.
     """
-    rotation = fixed_order_matmul(reference.world_to_camera[:, :3, :3], cameras.world_to_camera[:, :3, :3].transpose(1, 2))
-    translation = reference.world_to_camera[:, :3, 3:] - fixed_order_matmul(rotation, cameras.world_to_camera[:, :3, 3:])
-    homography = fixed_order_matmul(reference.intrinsics, fixed_order_matmul(rotation, invert_intrinsics(cameras.intrinsics)))
+    rotation = fixed_order_matmul(
+        reference.world_to_camera[:, :3, :3], cameras.world_to_camera[:, :3, :3].transpose(1, 2)
+    )
+    translation = reference.world_to_camera[:, :3, 3:] - fixed_order_matmul(
+        rotation, cameras.world_to_camera[:, :3, 3:]
+    )
+    homography = fixed_order_matmul(
+        reference.intrinsics, fixed_order_matmul(rotation, invert_intrinsics(cameras.intrinsics))
+    )
     return homography, fixed_order_matmul(reference.intrinsics, translation)[..., 0]

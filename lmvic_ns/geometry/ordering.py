@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmvic_ns.geometry.cameras import Cameras
-from lmvic_ns.geometry.disparity import disparity_and_mask
+from lmvic_ns.geometry.disparity import disparity_to_surfaces, farthest_of_neighbours
 from lmvic_ns.geometry.reference_tree import ReferenceTree, TreeError
 
 __all__ = [
@@ -34,14 +34,17 @@ def pose_distance(
 ) -> Float[Tensor, "v v"]:
     """The paper's distance (8), D(i, j) = ||T_i T_j^-1 - I||, with translations divided by a length of the scene.
 
-    T_i T_j^-1 - I = R_i (P_j - P_i) with P the upper 3 x 4 part of the camera-to-world matrices, and a rotation changes neither norm.
+    T_i T_j^-1 - I = R_i (P_j - P_i) with P the upper 3 x 4 part of the camera-to-world matrices, and a rotation changes
+    neither norm.
     So D is the norm of a difference of matrices: a metric, and independent of the world's origin and axes.
 
     Args:
         world_to_camera: Rigid transforms.
-        translation_scale: Length that counts as much as a unit of rotation; the scene's median depth is the default elsewhere
+        translation_scale: Length that counts as much as a unit of rotation; the scene's median depth is the default
+            elsewhere
             (`scene_translation_scale`).
-        norm: Frobenius, sqrt(||R_i R_j^T - I||_F^2 + (||t_ij|| / s)^2), as in the paper's experiments; or the largest singular value.
+        norm: Frobenius, sqrt(||R_i R_j^T - I||_F^2 + (||t_ij|| / s)^2), as in the paper's experiments; or the largest
+            singular value.
 
     Returns:
         Symmetric float64 matrix with a zero diagonal.
@@ -74,7 +77,9 @@ def pose_distance(
 
 
 def scene_translation_scale(inverse_depths: Sequence[Float[Tensor, "h w"]], cameras: Cameras) -> float:
-    """The scene's median depth; without any finite depth, the cameras' root mean square distance from their centroid (1 if that is 0)."""
+    """The scene's median depth; without any finite depth, the cameras' root mean square distance from their centroid (1
+    if that is 0).
+    """
     samples = [m[m > 0].flatten()[:: max(1, m.numel() // 4096)] for m in inverse_depths]
     known = torch.cat([s.double() for s in samples]) if samples else torch.empty(0)
     if known.numel():
@@ -93,8 +98,9 @@ def covisibility(
 ) -> Float[Tensor, "v v"]:
     """Share of a view's pixels that another view shows too (mask (4) = 1), the mean of both directions.
 
-    Every view is sampled on a grid of `width` columns (rows by the first view's aspect) and looked up in maps of four times that size, so
-    that the occlusion test does not suffer from the coarse grid. 1 - covisibility is a distance for `reference_tree`.
+    Every view is sampled on a grid of `width` columns (rows by the first view's aspect) and looked up in maps of four
+    times that size, so that the occlusion test does not suffer from the coarse grid. 1 - covisibility is a distance for
+    `reference_tree`.
 
     Args:
         inverse_depths: One map a view, at any size of the view's own shape; 0 = infinitely far.
@@ -112,14 +118,14 @@ def covisibility(
         raise ValueError(f"{len(inverse_depths)} inverse depth maps for {len(cameras)} views")
     height = max(1, round(width * int(cameras.height[0]) / int(cameras.width[0])))
     coarse = torch.stack([_sampled(m, height, width) for m in inverse_depths])
-    fine = torch.stack([_sampled(m, 4 * height, 4 * width) for m in inverse_depths])
+    # maps of four times the size are looked up, so that the coarse grid does not blur the occlusion test
+    surfaces = farthest_of_neighbours(torch.stack([_sampled(m, 4 * height, 4 * width) for m in inverse_depths]))
     coarse_cameras, fine_cameras = cameras.resize(height, width), cameras.resize(4 * height, 4 * width)
     views = len(cameras)
     shares = torch.empty(views, views, dtype=torch.float64)
     for view in range(views):
-        result = disparity_and_mask(
-            coarse[view].expand(views, -1, -1), coarse_cameras[view], fine, fine_cameras, relative_margin=relative_margin
-        )
+        grid = coarse[view].expand(views, -1, -1)
+        result = disparity_to_surfaces(grid, coarse_cameras[view], surfaces, fine_cameras, relative_margin, 1.0)
         shares[view] = result.mask.flatten(1).double().mean(1).cpu()
     shares = (shares + shares.T) * 0.5
     shares.fill_diagonal_(1.0)
@@ -127,16 +133,20 @@ def covisibility(
 
 
 def reference_tree(distances: Float[Tensor, "v v"], *, max_depth: int | None = 8) -> ReferenceTree:
-    """Prim's algorithm from the medoid: each view refers to the nearest view that is already coded, at most `max_depth` references deep.
+    """Prim's algorithm from the medoid: each view refers to the nearest view that is already coded, at most `max_depth`
+    references deep.
 
-    Without the bound (None) the result is a minimum spanning tree, so its length is at most that of any chain. Ties go to the lower index.
+    Without the bound (None) the result is a minimum spanning tree, so its length is at most that of any chain. Ties go
+    to the lower index.
 
     Raises:
         ValueError: Distances are not a symmetric, finite, non-negative square matrix, or the bound is below 1.
     """
     matrix = _checked(distances)
     if max_depth is not None and max_depth < 1:
-        raise ValueError(f"max_depth must be at least 1 (or None), not {max_depth}; use independent_views for no references")
+        raise ValueError(
+            f"max_depth must be at least 1 (or None), not {max_depth}; use independent_views for no references"
+        )
     views = len(matrix)
     root = int(matrix.sum(axis=1).argmin())
     parent, depth = np.full(views, -1), np.zeros(views, dtype=np.int64)
@@ -159,7 +169,8 @@ def reference_tree(distances: Float[Tensor, "v v"], *, max_depth: int | None = 8
 
 
 def greedy_chain(distances: Float[Tensor, "v v"], start: int | None = None) -> ReferenceTree:
-    """The paper's order: from a first view (`start`, by default view 0) always on to the nearest view that is left; a chain without a bound.
+    """The paper's order: from a first view (`start`, by default view 0) always on to the nearest view that is left; a
+    chain without a bound.
 
     Raises:
         ValueError: As `reference_tree`, or there is no view `start`.
@@ -200,6 +211,7 @@ def _checked(distances: Tensor | np.ndarray) -> np.ndarray:
 
 def _sampled(inverse_depth: Float[Tensor, "h w"], height: int, width: int) -> Float[Tensor, "h2 w2"]:
     """The pixels at the centres of a coarser (or finer) grid; nothing is averaged across edges."""
-    rows = ((torch.arange(height) + 0.5) * (inverse_depth.shape[0] / height)).long().clamp(max=inverse_depth.shape[0] - 1)
-    columns = ((torch.arange(width) + 0.5) * (inverse_depth.shape[1] / width)).long().clamp(max=inverse_depth.shape[1] - 1)
+    h, w = inverse_depth.shape
+    rows = torch.div((torch.arange(height) * 2 + 1) * h, 2 * height, rounding_mode="floor")
+    columns = torch.div((torch.arange(width) * 2 + 1) * w, 2 * width, rounding_mode="floor")
     return inverse_depth[rows.to(inverse_depth.device)][:, columns.to(inverse_depth.device)]

@@ -15,10 +15,11 @@ from lmvic_ns.geometry.projection import chunks, clean_inverse_depth, grid_index
 def predict_inverse_depth(
     reference_inverse_depth: Float[Tensor, "b hr wr"], reference: Cameras, cameras: Cameras
 ) -> tuple[Float[Tensor, "b h w"], Bool[Tensor, "b h w"]]:
-    """Every pixel of the reference writes its inverse depth, seen from the view, at the nearest grid point; the nearest point wins.
+    """Every pixel of the reference writes its inverse depth, seen from the view, at the nearest grid point; the nearest
+    point wins.
 
-    The winner is a maximum of inverse depths, so the result does not depend on the order of the points. Points at infinity
-    take part (value 0, mask True) and lose against all others.
+    The winner is a maximum of inverse depths, so the result does not depend on the order of the points. Points at
+    infinity take part (value 0, mask True) and lose against all others.
 
     Args:
         reference_inverse_depth: 1 / z of the reference; 0 = infinitely far or unknown.

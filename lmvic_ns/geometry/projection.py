@@ -1,7 +1,8 @@
 """Equation (3) on rows of pixels: float64, elementwise, a fixed order of operations; positions rounded to 1/64 pixel.
 
-Separate torch multiplications and additions cannot be fused (no addcmul, no alpha), division by a Python scalar is avoided (CUDA
-turns it into a product with the reciprocal), so every device and any split of batch or rows gives the same bits.
+Separate torch multiplications and additions cannot be fused (no addcmul, no alpha), division by a Python scalar is
+avoided (CUDA turns it into a product with the reciprocal), so every device and any split of batch or rows gives the
+same bits.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ STEPS_PER_PIXEL = 64
 """Positions are multiples of 1/64 pixel."""
 
 NEAREST_RATIO = 1e-6
-"""Points whose depth from the reference is below this share of their depth from the view count as behind the reference."""
+"""Points whose depth from the reference is below this share of their depth from the view count as behind the reference.
+"""
 
 _CHUNK_PIXELS = 1 << 15  # float64 rows of a chunk: 256 KiB an operand, so that intermediates stay in the L2 cache
 
@@ -65,7 +67,8 @@ def project(
     v: Float[Tensor, "h"],
     reference_size: tuple[int, int],
 ) -> Projection:
-    """Positions in the reference of pixels (u, v) with the given clean inverse depth; (M, b) as `relative_projection` gives them.
+    """Positions in the reference of pixels (u, v) with the given clean inverse depth; (M, b) as `relative_projection`
+    gives them.
 
     Points behind the reference get a position at the clamp in their direction and in_front = False.
     """

@@ -53,7 +53,9 @@ class ReferenceTree:
                 raise TreeError(f"reference tree: view {view} refers to view {parent}, which is not coded before it")
             expected = 0 if parent == -1 else self.depth[parent] + 1
             if self.depth[view] != expected:
-                raise TreeError(f"reference tree: depth of view {view} is {self.depth[view]}, its references make it {expected}")
+                raise TreeError(
+                    f"reference tree: depth of view {view} is {self.depth[view]}, its references make it {expected}"
+                )
             coded.add(view)
 
     def __len__(self) -> int:

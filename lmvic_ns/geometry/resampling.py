@@ -1,7 +1,8 @@
 """Inverse depth on coarser and finer grids without mixing surfaces.
 
-Inverse depth of a plane is affine in pixel coordinates, so linear interpolation is exact on planes. The coarse grid is that of
-`Cameras.coarsen`: coarse pixel i has its centre at factor * (i + 1/2) full pixels, the last one may reach beyond the picture.
+Inverse depth of a plane is affine in pixel coordinates, so linear interpolation is exact on planes. The coarse grid is
+that of `Cameras.coarsen`: coarse pixel i has its centre at factor * (i + 1/2) full pixels, the last one may reach
+beyond the picture.
 """
 
 from __future__ import annotations
@@ -17,12 +18,17 @@ _LARGEST_FACTOR = 64
 
 @torch.no_grad()
 def upsample_inverse_depth(
-    inverse_depth: Float[Tensor, "b h w"], height: int, width: int, *, edge_ratio: float = 0.1, factor: int | None = None
+    inverse_depth: Float[Tensor, "b h w"],
+    height: int,
+    width: int,
+    *,
+    edge_ratio: float = 0.1,
+    factor: int | None = None,
 ) -> Float[Tensor, "b H W"]:
     """Bilinear where the four coarse neighbours belong to one surface, the nearest of them elsewhere.
 
-    Float64, elementwise in a fixed order: the same bits on every device. Beyond the outermost coarse centres the surface is
-    continued linearly (planes stay exact up to the border).
+    Float64, elementwise in a fixed order: the same bits on every device. Beyond the outermost coarse centres the
+        surface is continued linearly (planes stay exact up to the border).
 
     Args:
         inverse_depth: 1 / z on the coarse grid; 0 = infinitely far.
@@ -63,7 +69,8 @@ def upsample_inverse_depth(
 def downsample_inverse_depth(
     inverse_depth: Float[Tensor, "b H W"], factor: int, *, edge_ratio: float = 0.1
 ) -> Float[Tensor, "b h w"]:
-    """One value for each factor x factor block: the mean where the block is one surface, else its median (an actual value).
+    """One value for each factor x factor block: the mean where the block is one surface, else its median (an actual
+    value).
 
     Blocks that reach beyond the picture see it continued linearly (replicated across edges). Means are exact on planes;
     a block that holds an edge takes the surface that covers more of it, infinity (0) included.
@@ -100,11 +107,15 @@ def _factor(coarse: tuple[int, int], full: tuple[int, int], factor: int | None) 
         if all(-(-f // candidate) == c for c, f in zip(coarse, full, strict=True)):
             return candidate
     wanted = f"factor {factor}" if factor is not None else f"any power of two up to {_LARGEST_FACTOR}"
-    raise ValueError(f"a map of {coarse} pixels is not the coarse grid of {full} at {wanted}: its size must be ceil(size / factor)")
+    raise ValueError(
+        f"a map of {coarse} pixels is not the coarse grid of {full} at {wanted}: its size must be ceil(size / factor)"
+    )
 
 
 def _linear_cells(coarse: int, full: int, factor: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Lower coarse pixel of every full pixel, and the weight of the upper one; beyond the outer centres the weight leaves 0..1."""
+    """Lower coarse pixel of every full pixel, and the weight of the upper one; beyond the outer centres the weight
+    leaves 0..1.
+    """
     # ((j + 1/2) / factor - 1/2) in integers: (2 j + 1 - factor) / (2 factor)
     numerator = torch.arange(full, dtype=torch.int64) * 2 + 1 - factor
     cell = torch.div(numerator, 2 * factor, rounding_mode="floor").clamp(0, max(coarse - 2, 0))
@@ -113,7 +124,9 @@ def _linear_cells(coarse: int, full: int, factor: int, device: torch.device) -> 
 
 
 def _continued(fine: Float[Tensor, "b H W"], factor: int, edge_ratio: float) -> Float[Tensor, "b H2 W"]:
-    """Rows appended up to a multiple of the factor, with the slope over the last `factor` rows where those are one surface."""
+    """Rows appended up to a multiple of the factor, with the slope over the last `factor` rows where those are one
+    surface.
+    """
     height = fine.shape[1]
     missing = -height % factor
     if missing == 0:

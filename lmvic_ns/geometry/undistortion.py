@@ -1,7 +1,7 @@
 """From OpenCV's lens model (k1, k2, k3, p1, p2) to pinhole views, without OpenCV.
 
-The new intrinsics are those of cv2.getOptimalNewCameraMatrix with alpha = 0 (what nerfstudio's datamanager uses): the largest pinhole
-view at the same size that sees only pixels of the photograph. Pixel centres at +0.5.
+The new intrinsics are those of cv2.getOptimalNewCameraMatrix with alpha = 0 (what nerfstudio's datamanager uses): the
+largest pinhole view at the same size that sees only pixels of the photograph. Pixel centres at +0.5.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ def undistorted_pinhole(camera: PinholeModel, lens: LensDistortion, height: int,
 def undistortion_map(
     camera: PinholeModel, lens: LensDistortion, pinhole: PinholeModel, height: int, width: int
 ) -> Float[Tensor, "1 h w 2"]:
-    """Position in the photograph minus position in the pinhole view, in pixels; the last maps made are kept (views share lenses)."""
+    """Position in the photograph minus position in the pinhole view, in pixels; the last maps made are kept (views
+    share lenses).
+    """
     u = torch.arange(width, dtype=torch.float64)[None, :] + 0.5
     v = torch.arange(height, dtype=torch.float64)[:, None] + 0.5
     x, y = lens.distort(*torch.broadcast_tensors((u - pinhole.cx) / pinhole.fx, (v - pinhole.cy) / pinhole.fy))

@@ -7,23 +7,28 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def warp(features: Float[Tensor, "b c hr wr"], disparity: Float[Tensor, "b h w 2"], *, scale: int = 1) -> Float[Tensor, "b c ho wo"]:
+def warp(
+    features: Float[Tensor, "b c hr wr"], disparity: Float[Tensor, "b h w 2"], *, scale: int = 1
+) -> Float[Tensor, "b c ho wo"]:
     """Reference features sampled at x + disparity(x), bilinear, clamped at the border.
 
     Args:
         features: Of the reference, at 1 / scale of its resolution, on the grid of `Cameras.coarsen(scale)`.
         disparity: Of the view at full resolution, in full-resolution pixels.
-        scale: Feature pixels are scale x scale picture pixels. The disparity is resized to the centres of the feature pixels
+        scale: Feature pixels are scale x scale picture pixels. The disparity is resized to the centres of the feature
+            pixels
             (mean of the four pixels round the centre, the centre pixel for an odd scale) and divided by the scale.
 
     Returns:
-        ceil(h / scale) x ceil(w / scale) features in the dtype of `features`. Differentiable with respect to both arguments.
+        ceil(h / scale) x ceil(w / scale) features in the dtype of `features`. Differentiable with respect to both
+        arguments.
 
     Raises:
         ValueError: Batch sizes differ, or the last axis of disparity is not (dx, dy).
 
-    Positions are multiples of 1/64 pixel (1/256 after the mean): the weights are exact in float32, so devices differ only in the
-    rounding of the weighted sum. (grid_sample would round the positions themselves: 6e-5 px at 1000 pixels.)
+    Positions are multiples of 1/64 pixel (1/256 after the mean): the weights are exact in float32, so devices differ
+    only in the rounding of the weighted sum. (grid_sample would round the positions themselves: 6e-5 px at 1000
+    pixels.)
     """
     if disparity.ndim != 4 or disparity.shape[-1] != 2 or disparity.shape[0] != features.shape[0]:
         raise ValueError(f"disparity {tuple(disparity.shape)} does not fit features {tuple(features.shape)}")
@@ -39,10 +44,16 @@ def warp(features: Float[Tensor, "b c hr wr"], disparity: Float[Tensor, "b h w 2
     step_x, step_y = min(1, source_width - 1), source_width * min(1, source_height - 1)
     first = (torch.arange(batch, device=features.device) * (source_height * source_width)).view(batch, 1, 1)
     index = (y0.long() * source_width + x0.long() + first).flatten()
-    rows = features.permute(0, 2, 3, 1).reshape(-1, channels)  # channels last: one gather fetches all channels of a pixel
+    rows = features.permute(0, 2, 3, 1).reshape(
+        -1, channels
+    )  # channels last: one gather fetches all channels of a pixel
 
     def corner(offset: int) -> Tensor:
-        return rows.index_select(0, index + offset).view(batch, height, width, channels).to(torch.promote_types(rows.dtype, torch.float32))
+        return (
+            rows.index_select(0, index + offset)
+            .view(batch, height, width, channels)
+            .to(torch.promote_types(rows.dtype, torch.float32))
+        )
 
     upper = corner(0) * (1.0 - fx) + corner(step_x) * fx
     lower = corner(step_y) * (1.0 - fx) + corner(step_y + step_x) * fx
@@ -51,7 +62,9 @@ def warp(features: Float[Tensor, "b c hr wr"], disparity: Float[Tensor, "b h w 2
 
 
 def _at_feature_centers(disparity: Float[Tensor, "b h w 2"], scale: int) -> Float[Tensor, "b ho wo 2"]:
-    """Disparity in full pixels at the centres of scale x scale blocks; blocks that reach beyond the picture use its last row or column."""
+    """Disparity in full pixels at the centres of scale x scale blocks; blocks that reach beyond the picture use its
+    last row or column.
+    """
     height, width = disparity.shape[1:3]
 
     def picks(size: int, shift: int) -> Tensor:
