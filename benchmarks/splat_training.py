@@ -54,13 +54,14 @@ def change(config: TrainerConfig, assignment: str) -> None:
 
 
 def eval_psnr(trainer: Trainer) -> float:
-    pipeline = trainer.pipeline
+    pipeline: Any = trainer.pipeline
+    model: Any = pipeline.model
     pipeline.eval()
     values = []
     with torch.no_grad():
-        for camera, batch in pipeline.datamanager.fixed_indices_eval_dataloader:  # type: ignore[attr-defined]
-            outputs = pipeline.model.get_outputs_for_camera(camera)
-            truth = pipeline.model.composite_with_background(pipeline.model.get_gt_img(batch["image"]), outputs["background"])
+        for camera, batch in pipeline.datamanager.fixed_indices_eval_dataloader:
+            outputs = model.get_outputs_for_camera(camera)
+            truth = model.composite_with_background(model.get_gt_img(batch["image"]), outputs["background"])
             values.append(-10 * torch.log10((outputs["rgb"] - truth).square().mean()))
     pipeline.train()
     return float(torch.stack(values).mean())
@@ -94,7 +95,8 @@ def main(options: Options) -> None:
             last = step + 1 == config.max_num_iterations
             if (step + 1) % options.every and not last and elapsed < options.limit_s:
                 return
-            psnr, count = eval_psnr(trainer), trainer.pipeline.model.num_points
+            model: Any = trainer.pipeline.model
+            psnr, count = eval_psnr(trainer), model.num_points
             print(f"| {step + 1:6d} | {elapsed:7.1f} s | {count:8d} | {psnr:6.2f} dB |", flush=True)
             trainer.stop_training = elapsed >= options.limit_s
             paused += time.perf_counter() - now
