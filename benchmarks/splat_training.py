@@ -18,10 +18,9 @@ from typing import Any
 import torch
 import tyro
 import yaml
+from nerfstudio.configs.method_configs import method_configs
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
-
-from lmvic_ns.method_configs.lmvic_splat import lmvic_splat
 
 
 @dataclass
@@ -68,7 +67,7 @@ def eval_psnr(trainer: Trainer) -> float:
 
 
 def main(options: Options) -> None:
-    config = copy.deepcopy(lmvic_splat.config)
+    config: Any = copy.deepcopy(method_configs["lmvic-splat"])
     config.data = config.pipeline.datamanager.data = options.data
     config.pipeline.datamanager.camera_res_scale_factor = options.factor  # type: ignore[attr-defined]
     config.vis, config.experiment_name, config.timestamp = "tensorboard", options.data.name, "run"

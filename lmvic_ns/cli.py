@@ -31,7 +31,8 @@ class Command:
 
 
 COMMANDS: Mapping[str, Command] = {
-    "train photos": Command("lmvic_ns.training.commands:train_photos", "train the intra path on photographs"),
+    "demo": Command("lmvic_ns.demo.commands:demo", "Make a small room, train on it, draw its depth, in minutes."),
+    "train photos": Command("lmvic_ns.training.commands:train_photos", "Train the intra path on photographs."),
 }
 
 

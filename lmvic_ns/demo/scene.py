@@ -93,9 +93,7 @@ def pixel_rays(
     camera: Float[Tensor, "3 3"], pose: Float[Tensor, "4 4"], x: Float[Tensor, "n"], y: Float[Tensor, "n"]
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
     """Origins and directions in the world through image positions; directions have z = 1 in the camera."""
-    local = torch.stack(
-        [(x - camera[0, 2]) / camera[0, 0], (y - camera[1, 2]) / camera[1, 1], torch.ones_like(x)], dim=1
-    )
+    local = torch.stack([(x - camera[0, 2]) / camera[0, 0], (y - camera[1, 2]) / camera[1, 1], torch.ones_like(x)], dim=1)
     direction = local @ pose[:3, :3].to(local.dtype).T
     return pose[:3, 3].to(local.dtype).expand_as(direction), direction
 
@@ -118,9 +116,7 @@ def render_view(room: Room, config: DemoSceneConfig, pose: Float[Tensor, "4 4"])
     return DemoView(image, depth.reshape(config.height, config.width), pose)
 
 
-def seed_points(
-    views: list[DemoView], config: DemoSceneConfig
-) -> tuple[Float[np.ndarray, "n 3"], Int[np.ndarray, "n 3"]]:
+def seed_points(views: list[DemoView], config: DemoSceneConfig) -> tuple[Float[np.ndarray, "n 3"], Int[np.ndarray, "n 3"]]:
     """Surface points that at least two other views see, off by a third of a pixel as triangulated ones are.
 
     Returns:
@@ -160,9 +156,7 @@ def write_ply(path: Path, points: Float[np.ndarray, "n 3"], colours: Int[np.ndar
     header = ["ply", "format ascii 1.0", f"element vertex {len(points)}"]
     header += [f"property float {axis}" for axis in "xyz"]
     header += [f"property uchar {channel}" for channel in ("red", "green", "blue")] + ["end_header"]
-    lines = [
-        "{:.6f} {:.6f} {:.6f} {:d} {:d} {:d}".format(*p, *c) for p, c in zip(points, colours.tolist(), strict=True)
-    ]
+    lines = ["{:.6f} {:.6f} {:.6f} {:d} {:d} {:d}".format(*p, *c) for p, c in zip(points, colours.tolist(), strict=True)]
     path.write_text("\n".join(header + lines) + "\n")
 
 

@@ -43,9 +43,7 @@ def _procedural(name: str, size: int = 256) -> Image.Image:
     total = np.zeros((size, size, 3), np.float32)
     for octave in range(2, 8):
         noise = rng.random((2**octave, 2**octave, 3), dtype=np.float32) - 0.5
-        channels = [
-            np.asarray(Image.fromarray(noise[..., c]).resize((size, size), Image.Resampling.BICUBIC)) for c in range(3)
-        ]
+        channels = [np.asarray(Image.fromarray(noise[..., c]).resize((size, size), Image.Resampling.BICUBIC)) for c in range(3)]
         total += np.stack(channels, axis=-1) / np.float32(octave - 1)
     return Image.fromarray((np.clip(0.5 + 0.6 * total, 0, 1) * 255).astype(np.uint8))
 

@@ -1,0 +1,77 @@
+"""The demo's training run: nerfstudio's trainer on the demo room, and pictures of the result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from nerfstudio.configs.method_configs import method_configs
+from nerfstudio.pipelines.base_pipeline import Pipeline
+from torchvision.utils import save_image
+
+from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.splat.captures import captured_scene
+from lmvic_ns.splat.schedule import rescheduled
+
+
+@dataclass(frozen=True)
+class TrainedSplat:
+    """A trained pipeline and where nerfstudio's commands find it."""
+
+    pipeline: Pipeline
+    config_file: Path
+    psnr: float
+    """Mean over the eval views, dB."""
+
+
+def train(scene: Path, output: Path, steps: int) -> TrainedSplat:
+    """`ns-train lmvic-splat` on a data set, without viewer; the schedule is shortened to `steps`."""
+    method: Any = method_configs["lmvic-splat"]
+    config: Any = rescheduled(method, steps)
+    config.data = config.pipeline.datamanager.data = scene
+    config.output_dir, config.experiment_name, config.timestamp = output, scene.name, "demo"
+    config.vis = "tensorboard"
+    config.viewer.quit_on_train_completion = True
+    config.steps_per_eval_image = config.steps_per_eval_all_images = 0
+    config.save_config()
+    torch.manual_seed(config.machine.seed)
+    trainer: Any = config.setup()
+    trainer.setup()
+    trainer.train()
+    pipeline: Any = trainer.pipeline
+    values = [
+        pipeline.model.get_image_metrics_and_images(pipeline.model.get_outputs_for_camera(camera), batch)[0]["psnr"]
+        for camera, batch in _eval_views(pipeline)
+    ]
+    return TrainedSplat(pipeline, config.get_base_dir() / "config.yml", sum(values) / len(values))
+
+
+def _eval_views(pipeline: Any) -> list[tuple[Any, dict]]:
+    pipeline.eval()
+    return pipeline.datamanager.fixed_indices_eval_dataloader
+
+
+def write_pictures(pipeline: Any, folder: Path) -> list[Path]:
+    """For each eval view one PNG: the photograph beside the rendering, expected and median depth below."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for index, (camera, batch) in enumerate(_eval_views(pipeline)):
+        outputs = pipeline.model.get_outputs_for_camera(camera)
+        _, pictures = pipeline.model.get_image_metrics_and_images(outputs, batch)
+        depths = torch.cat([pictures["depth"], pictures["median_depth"]], dim=1)
+        paths.append(folder / f"eval_{index:03d}.png")
+        save_image(torch.cat([pictures["img"], depths], dim=0).permute(2, 0, 1).cpu(), paths[-1])
+    return paths
+
+
+def depth_error(pipeline: Pipeline, scene: Path) -> float:
+    """Median over all pixels and views of |median depth - true depth| / true depth."""
+    captured, truth = captured_scene(pipeline), MultiViewScene.from_dataset(scene)
+    errors = []
+    for index in range(len(truth)):
+        measured, exact = captured.inverse_depth(index), truth.inverse_depth(index)
+        known = measured > 0
+        errors.append(((exact / measured.clamp_min(1e-9) - 1).abs())[known])
+    return float(torch.cat(errors).median())
