@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
+from lmvic_ns.splat.jit import compiled
 from lmvic_ns.splat.tile_kernels import (
     BLUE,
     CONIC_A,
@@ -75,9 +76,10 @@ def _touched(centre, reach, origin, size):
     return begin, end
 
 
-@njit(cache=True, nogil=True, parallel=True, fastmath=VECTOR)
+@compiled(parallel=True, fastmath=VECTOR)
 def blend_forward(
-    tile_order, offsets, ids, records, tile_width, tile_height, tile_size, threads, rgb, depth, transmittance, last, median
+    tile_order, offsets, ids, records, tile_width, tile_height, tile_size, threads,
+    rgb, depth, transmittance, last, median,
 ):  # fmt: skip
     """Blend every tile. Outputs: rgb [c,h,w,3], depth [c,h,w], transmittance [c,h,w], last [c,h,w] (position in the
     tile's list of the last Gaussian that was drawn, -1: none), median [c,h,w] (index of the median Gaussian, -1: none).
@@ -150,7 +152,7 @@ def blend_forward(
                     median[camera, y, x] = ids[begin + position] if position >= 0 else -1
 
 
-@njit(cache=True, nogil=True, parallel=True, fastmath=VECTOR)
+@compiled(parallel=True, fastmath=VECTOR)
 def blend_backward(
     tile_order, offsets, ids, slots, records, tile_width, tile_height, tile_size, threads, absolute,
     transmittance, last, grad_rgb, grad_depth, grad_transmittance, out
@@ -271,7 +273,7 @@ def blend_backward(
                 gradient[G_OPACITY] = -s00 / opacity
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@compiled(parallel=True)
 def sum_by_gaussian(rows, slot_begin, tiles, out):
     """Sum each Gaussian's rows [intersections, 12], which lie together, into out [m, 12]; in float64, in order."""
     for g in prange(out.shape[0]):

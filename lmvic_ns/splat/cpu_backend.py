@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lmvic_ns.splat import blend_kernels, tile_kernels
-from lmvic_ns.splat.projection import project_gaussians, view_dependent_colors
+from lmvic_ns.splat.cpu_projection import colorize_compiled, project_compiled
+from lmvic_ns.splat.jit import as_numpy, launching
 from lmvic_ns.splat.stages import Blended, RasterOutput, ScreenGaussians, Stages, rasterize_by_stages
 from lmvic_ns.splat.tiles import TileLists, tile_grid
-
-# some of numba's threading layers break when two Python threads launch kernels at once (a viewer beside a training)
-_launch = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -36,14 +32,6 @@ class _Intersections:
     tile_height: int
 
 
-def _numpy(tensor: Tensor) -> np.ndarray:
-    """Detached, contiguous float32 (or int) values, without a copy where there is nothing to change."""
-    tensor = tensor.detach()
-    if tensor.is_floating_point():
-        tensor = tensor.float()
-    return tensor.contiguous().numpy()
-
-
 def _exclusive_sum(counts: np.ndarray) -> np.ndarray:
     """Start of each of the runs that `counts` are the lengths of, and the end of the last."""
     out = np.zeros(len(counts) + 1, np.int64)
@@ -51,16 +39,18 @@ def _exclusive_sum(counts: np.ndarray) -> np.ndarray:
     return out
 
 
-def _intersect(splats: ScreenGaussians, cameras: int, width: int, height: int, tile_size: int) -> _Intersections:
+def _intersect(
+    splats: ScreenGaussians, cameras: int, width: int, height: int, tile_size: int, threads: int
+) -> _Intersections:
     m = splats.radii.numel()
     tile_width, tile_height = tile_grid(width, height, tile_size)
-    radii, camera_ids = _numpy(splats.radii.reshape(m)), _numpy(splats.camera_ids)
+    radii, camera_ids = splats.radii.reshape(m).numpy(), splats.camera_ids.numpy()
     records = np.empty((m, tile_kernels.RECORD), np.float32)
-    records[:, :2] = _numpy(splats.means2d).reshape(m, 2)
-    records[:, 2:5] = _numpy(splats.conics).reshape(m, 3)
-    records[:, 5] = _numpy(splats.opacities).reshape(m)
-    records[:, 6:9] = _numpy(splats.colors).reshape(m, 3)
-    records[:, 9] = _numpy(splats.depths).reshape(m)
+    records[:, :2] = as_numpy(splats.means2d).reshape(m, 2)
+    records[:, 2:5] = as_numpy(splats.conics).reshape(m, 3)
+    records[:, 5] = as_numpy(splats.opacities).reshape(m)
+    records[:, 6:9] = as_numpy(splats.colors).reshape(m, 3)
+    records[:, 9] = as_numpy(splats.depths).reshape(m)
 
     boxes, levels = np.empty((m, 4), np.int32), np.empty((m, 2), np.float64)
     tile_kernels.count_tiles(records, radii, tile_size, tile_width, tile_height, height, boxes, levels)
@@ -71,7 +61,7 @@ def _intersect(splats: ScreenGaussians, cameras: int, width: int, height: int, t
 
     visible = np.flatnonzero(tiles)
     order = visible[np.argsort(records[visible, tile_kernels.DEPTH], kind="stable")]
-    rows, bands = cameras * tile_height, min(cameras * tile_height, numba.get_num_threads())
+    rows, bands = cameras * tile_height, min(cameras * tile_height, threads)
     counts = np.zeros(rows * tile_width, np.int64)
     tile_kernels.count_per_tile(
         order, camera_ids, boxes, spans, row_begin, tile_width, tile_height, bands, rows, counts
@@ -108,10 +98,10 @@ class _Blend(torch.autograd.Function):
         rgb, depth = np.empty((*shape, 3), np.float32), np.empty(shape, np.float32)
         transmittance, last = np.empty(shape, np.float32), np.empty(shape, np.int32)
         median = np.empty(shape, np.int32)
-        with _launch:
+        with launching() as threads:
             blend_kernels.blend_forward(
                 lists.tile_order, lists.offsets, lists.ids, lists.records, lists.tile_width, lists.tile_height,
-                tile_size, numba.get_num_threads(), rgb, depth, transmittance, last, median,
+                tile_size, threads, rgb, depth, transmittance, last, median,
             )  # fmt: skip
         ctx.save_for_backward(means2d)
         ctx.lists, ctx.transmittance, ctx.last = lists, transmittance, last
@@ -126,14 +116,13 @@ class _Blend(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (means2d,) = ctx.saved_tensors
         lists: _Intersections = ctx.lists
-        grad_rgb, grad_depth, grad_transmittance = (_numpy(g) for g in gradients[:3])
+        grad_rgb, grad_depth, grad_transmittance = (as_numpy(g) for g in gradients[:3])
         rows = np.empty((len(lists.ids), blend_kernels.GRADIENTS), np.float32)
         sums = np.empty((len(lists.records), blend_kernels.GRADIENTS), np.float32)
-        with _launch:
-            numba.set_num_threads(_threads())
+        with launching() as threads:
             blend_kernels.blend_backward(
                 lists.tile_order, lists.offsets, lists.ids, lists.slots, lists.records, lists.tile_width,
-                lists.tile_height, ctx.tile_size, numba.get_num_threads(), ctx.absgrad, ctx.transmittance, ctx.last,
+                lists.tile_height, ctx.tile_size, threads, ctx.absgrad, ctx.transmittance, ctx.last,
                 grad_rgb, grad_depth[..., 0], grad_transmittance[..., 0], rows,
             )  # fmt: skip
             blend_kernels.sum_by_gaussian(rows, lists.slot_begin, lists.tiles, sums)
@@ -144,24 +133,18 @@ class _Blend(torch.autograd.Function):
         return (*(c.reshape(shape) for c, shape in zip(columns, ctx.shapes, strict=True)), *(None,) * 6)
 
 
-def _threads() -> int:
-    """Torch's setting rules; numba cannot use more threads than it started with."""
-    return max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # pyright: ignore
-
-
 def blend_compiled(
     splats: ScreenGaussians, cameras: int, width: int, height: int, tile_size: int, absgrad: bool = False
 ) -> Blended:
-    """`reference.blend_reference`, compiled; in float32 whatever the dtype. Tiles out of Gaussians' reach are dropped.
+    """`reference.blend_reference`, compiled. Tiles out of Gaussians' reach are dropped.
 
     Raises:
         ValueError: the tile size is not in 1..32.
     """
     if not 1 <= tile_size <= blend_kernels.MAX_TILE_SIZE:
         raise ValueError(f"tile_size must be 1 to {blend_kernels.MAX_TILE_SIZE} on a CPU, got {tile_size}")
-    with _launch:
-        numba.set_num_threads(_threads())
-        lists = _intersect(splats, cameras, width, height, tile_size)
+    with launching() as threads:
+        lists = _intersect(splats, cameras, width, height, tile_size, threads)
     rgb, depth, transmittance, median = _Blend.apply(  # pyright: ignore[reportGeneralTypeIssues]
         splats.means2d, splats.conics, splats.opacities, splats.colors, splats.depths,
         lists, cameras, width, height, tile_size, absgrad,
@@ -172,7 +155,7 @@ def blend_compiled(
     return Blended(rgb, depth, transmittance, median, tile_lists)
 
 
-COMPILED = Stages(project_gaussians, view_dependent_colors, blend_compiled)
+COMPILED = Stages(project_compiled, colorize_compiled, blend_compiled)
 
 
 def rasterize_cpu(
@@ -187,7 +170,17 @@ def rasterize_cpu(
     height: int,
     **options: Any,
 ) -> RasterOutput:
-    """`lmvic_ns.splat.rasterization.rasterize` with the same options, by compiled kernels."""
+    """`lmvic_ns.splat.rasterization.rasterize` with the same options, by compiled kernels, in float32."""
     return rasterize_by_stages(
-        COMPILED, means, quats, scales, opacities, colors, world_to_camera, intrinsics, width, height, **options
+        COMPILED,
+        means.float(),
+        quats.float(),
+        scales.float(),
+        opacities.float(),
+        colors.float(),
+        world_to_camera.float(),
+        intrinsics.float(),
+        width,
+        height,
+        **options,
     )

@@ -108,7 +108,7 @@ def project_gaussians(
 
 
 def sh_basis(degree: int, directions: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b k"]:
-    """Real spherical harmonics of unit `directions` up to `degree` (0 to 4), in 3D Gaussian splatting's sign convention.
+    """Real spherical harmonics of unit `directions` up to `degree` (0 to 4), in the sign convention of splatting.
 
     Raises:
         ValueError: the degree is not in 0..4.

@@ -52,7 +52,7 @@ def blend_tile(
 def blend_reference(
     splats: ScreenGaussians, cameras: int, width: int, height: int, tile_size: int, absgrad: bool = False
 ) -> Blended:
-    """Blend every tile of every camera, see `stages.Blended`; with `absgrad` backward fills `splats.means2d.absgrad`."""
+    """Blend every tile of every camera, see `Blended`; with `absgrad`, backward fills `splats.means2d.absgrad`."""
     m = splats.radii.numel()
     means2d, conics, colors = (t.reshape(m, -1) for t in (splats.means2d, splats.conics, splats.colors))
     depths, opacities = splats.depths.reshape(m), splats.opacities.reshape(m)

@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
+
+from lmvic_ns.splat.jit import compiled
 
 # columns of the packed record of a Gaussian, all float32
 MEAN_X, MEAN_Y, CONIC_A, CONIC_B, CONIC_C, OPACITY, RED, GREEN, BLUE, DEPTH, HALF_WIDTH, HALF_HEIGHT = range(12)
 RECORD = 12
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _row_span(record, level, det, row, first, last, tile_size, height):
     """Tile columns (from, to) of one tile row that the ellipse sigma <= level can touch, within first..last."""
     mean_x, mean_y = np.float64(record[MEAN_X]), np.float64(record[MEAN_Y])
@@ -34,12 +36,12 @@ def _row_span(record, level, det, row, first, last, tile_size, height):
     from_pixel, to_pixel = math.ceil(left - 0.5), math.floor(right - 0.5)
     if from_pixel > to_pixel:
         return first, first
-    from_tile = max(first, int(math.floor(max(from_pixel, 0.0) / tile_size)))
-    to_tile = min(last, int(math.floor(max(to_pixel, -1.0) / tile_size)) + 1)
+    from_tile = max(first, math.floor(max(from_pixel, 0.0) / tile_size))
+    to_tile = min(last, math.floor(max(to_pixel, -1.0) / tile_size) + 1)
     return from_tile, max(from_tile, to_tile)
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@compiled(parallel=True)
 def count_tiles(records, radii, tile_size, tile_width, tile_height, height, boxes, levels):
     """Fill boxes [m, 4] (tile columns from, to, rows from, to), levels [m, 2] (sigma, determinant), half extents.
 
@@ -78,7 +80,7 @@ def count_tiles(records, radii, tile_size, tile_width, tile_height, height, boxe
         levels[g, 0], levels[g, 1] = level, det
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@compiled(parallel=True)
 def fill_spans(records, boxes, levels, row_begin, tile_size, height, spans, tiles):
     """Fill spans [rows, 2] (tile columns from, to) for every row of every box, and tiles [m], their sum."""
     for g in prange(records.shape[0]):
@@ -95,7 +97,7 @@ def fill_spans(records, boxes, levels, row_begin, tile_size, height, spans, tile
         tiles[g] = total
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@compiled(parallel=True)
 def count_per_tile(order, camera_ids, boxes, spans, row_begin, tile_width, tile_height, bands, rows, counts):
     """Intersections of every tile; every thread looks at all Gaussians and serves its own band of tile rows."""
     for band in prange(bands):
@@ -110,7 +112,7 @@ def count_per_tile(order, camera_ids, boxes, spans, row_begin, tile_width, tile_
                     counts[(base + row) * tile_width + column] += 1
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@compiled(parallel=True)
 def fill_tiles(
     order, camera_ids, boxes, spans, row_begin, slot_begin, tile_width, tile_height, bands, rows, cursor, ids, slots
 ):

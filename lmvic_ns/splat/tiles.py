@@ -39,7 +39,7 @@ def intersect_tiles(
     height: int,
     tile_size: int,
 ) -> TileLists:
-    """List, for each tile, the Gaussians whose square of half-side `radii` overlaps it, nearest first, ties by index."""
+    """List for each tile the Gaussians whose square of half-side `radii` overlaps it, nearest first, ties by index."""
     tile_width, tile_height = tile_grid(width, height, tile_size)
     limits = means2d.new_tensor([tile_width, tile_height])
     reach = radii[:, None].to(means2d.dtype) / tile_size

@@ -31,7 +31,7 @@ def median_index_kernel(
     # pixels outside the picture start crossed, so that they do not hold back the early exit
     transmittance = tl.where(inside, 1.0, 0.0)
     median = tl.full([BLOCK], -1, tl.int32)
-    while (position < end) & (tl.max(transmittance, 0) >= 0.5):
+    while (position < end) & (tl.max(transmittance, 0) >= 0.5):  # pyright: ignore[reportOperatorIssue]
         g = tl.load(flatten_ids + position)
         dx = tl.load(means2d + 2 * g) - x
         dy = tl.load(means2d + 2 * g + 1) - y
@@ -79,7 +79,7 @@ def median_indices(
         tile_height,
         width,
         height,
-        TILE=tile_size,
-        BLOCK=triton.next_power_of_2(tile_size * tile_size),
+        TILE=tile_size,  # pyright: ignore[reportArgumentType]
+        BLOCK=triton.next_power_of_2(tile_size * tile_size),  # pyright: ignore[reportArgumentType]
     )
     return out
