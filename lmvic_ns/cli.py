@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, is_dataclass
+from typing import Any, get_type_hints
 
 from lmvic_ns import __version__
 from lmvic_ns.errors import LmvicError
@@ -65,11 +66,20 @@ def run(args: Sequence[str], commands: Mapping[str, Command] = COMMANDS) -> int:
     matched = match_command(args, commands)
     if matched is None:
         return _complain(args, commands)
+    name, rest = matched
+    status = _call(commands[name].load(), f"lmvic {name}", rest)
+    return status if isinstance(status, int) else 0
+
+
+def _call(function: Callable[..., Any], program: str, args: list[str]) -> Any:
+    """Let tyro read the arguments; a lone dataclass parameter gives its fields as options, without a prefix."""
     import tyro
 
-    name, rest = matched
-    status = tyro.cli(commands[name].load(), prog=f"lmvic {name}", args=rest)
-    return status if isinstance(status, int) else 0
+    parameters = list(inspect.signature(function).parameters)
+    kind = get_type_hints(function).get(parameters[0]) if len(parameters) == 1 else None
+    if isinstance(kind, type) and is_dataclass(kind):
+        return function(tyro.cli(kind, prog=program, args=args, description=function.__doc__))
+    return tyro.cli(function, prog=program, args=args)
 
 
 def _complain(args: Sequence[str], commands: Mapping[str, Command]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import pytest
 
@@ -21,7 +22,22 @@ def greet(name: str, /, times: int = 1) -> int:
     return 0
 
 
+@dataclass
+class Loudness:
+    """A config."""
+
+    level: int = 1
+    """How loud."""
+
+
+def shout(config: Loudness) -> int:
+    """Shout."""
+    print("A" * config.level)
+    return 0
+
+
 TABLE = {
+    "shout": cli.Command("tests.test_cli:shout", "Shout."),
     "greet": cli.Command("tests.test_cli:greet", "Say hello."),
     "eval rd": cli.Command("no.such.module:main", "Never imported here."),
 }
@@ -44,6 +60,11 @@ def run_entrypoint(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
 def test_command_runs_and_others_stay_unimported(table, monkeypatch, capsys):
     assert run_entrypoint(monkeypatch, "greet", "fox", "--times", "2") == 0
     assert capsys.readouterr().out.strip() == "hello fox hello fox"
+
+
+def test_fields_of_a_lone_config_are_the_options(table, monkeypatch, capsys):
+    assert run_entrypoint(monkeypatch, "shout", "--level", "3") == 0
+    assert capsys.readouterr().out == "AAA\n"
 
 
 def test_help_lists_every_command_without_importing_any(table, monkeypatch, capsys):
