@@ -472,9 +472,7 @@ def test_a_flip_in_one_unit_names_it_and_leaves_the_others(path: Path) -> None:
     data[data.find(parts(1)[1]) + 5] ^= 4
     with Reader(replaced(path, data)) as reader:
         assert reader.problems == []
-        with pytest.raises(
-            BitstreamError, match=r"view 1 \(images/frame_00001.jpg\): image part: damaged: expected CRC"
-        ):
+        with pytest.raises(BitstreamError, match=r"view 1 \(images/frame_00001.jpg\): image part: damaged: expected CRC"):
             reader.unit(1)
         assert set(reader.damaged_views()) == {1, 3, 4}
         assert len(reader.verify()) == 1
@@ -500,7 +498,7 @@ def test_units_are_found_again_without_the_index(path: Path, kind: str) -> None:
         assert "searched the file" in reader.problems[0]
         for view in range(VIEWS):
             if view in lost:
-                with pytest.raises(BitstreamError, match=f"view {view} .*no intact unit"):
+                with pytest.raises(BitstreamError, match=f"view {view} .*found no intact one"):
                     reader.unit(view)
             else:
                 assert (reader.unit(view).depth, reader.unit(view).image) == parts(view)
@@ -584,9 +582,10 @@ def test_a_hostile_index_cannot_point_outside_or_twice(path: Path) -> None:
     swapped = [good[0], dataclasses.replace(good[1], entry=good[2].entry), *good[2:]]
     swapped[2] = dataclasses.replace(good[2], entry=good[1].entry)
     with Reader(hostile(path, swapped)) as reader:
-        with pytest.raises(BitstreamError, match=f"view {ORDER[0]} .*: unit: expected view {ORDER[0]} with"):
-            reader.unit(ORDER[0])
-        assert reader.unit(5).depth == parts(5)[0]
+        assert reader.problems == []
+        for view in range(VIEWS):  # found where they are, not where the index says
+            assert (reader.unit(view).depth, reader.unit(view).image) == parts(view)
+        assert None not in reader.sizes()
 
 
 def test_forged_marks_do_not_make_the_search_slow(path: Path) -> None:

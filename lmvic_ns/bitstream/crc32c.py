@@ -76,6 +76,6 @@ def _operator(level: int) -> np.ndarray:
     else:
         images = _run_zeros(_run_zeros(units, level - 1), level - 1)
     bits = (np.arange(256)[:, None] >> np.arange(8)) & 1
-    return np.stack(
-        [np.bitwise_xor.reduce(np.where(bits, images[8 * k : 8 * k + 8], 0), axis=1) for k in range(4)]
-    ).astype(np.uint32)
+    return np.stack([np.bitwise_xor.reduce(np.where(bits, images[8 * k : 8 * k + 8], 0), axis=1) for k in range(4)]).astype(
+        np.uint32
+    )

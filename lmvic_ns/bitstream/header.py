@@ -245,9 +245,7 @@ def _check_text(what: str, text: str) -> None:
     except UnicodeEncodeError:
         raise BitstreamError(f"{what}: expected UTF-8 text, found {text!r}") from None
     if not 1 <= size <= limits.MAX_NAME_BYTES or not text.isprintable():
-        raise BitstreamError(
-            f"{what}: expected 1..{limits.MAX_NAME_BYTES} bytes of printable text, found {text[:80]!r}"
-        )
+        raise BitstreamError(f"{what}: expected 1..{limits.MAX_NAME_BYTES} bytes of printable text, found {text[:80]!r}")
 
 
 def _check_number(what: str, value: float, low: float, high: float) -> None:

@@ -15,9 +15,7 @@ from lmvic_ns.errors import BitstreamError
 MAGIC = b"\x89LMVIC\r\n"
 MAJOR, MINOR = 1, 0
 FLAG_DEFLATE = 1
-PREAMBLE = struct.Struct(
-    "<8s2BH2I"
-)  # magic, major, minor, flags, stored and unpacked bytes of the header; a CRC follows
+PREAMBLE = struct.Struct("<8s2BH2I")  # magic, major, minor, flags, stored and unpacked bytes of the header; a CRC follows
 PREAMBLE_BYTES = PREAMBLE.size + 4
 
 UNIT_SYNC = b"\xf5UNT"  # 0xF5 is never part of UTF-8 text

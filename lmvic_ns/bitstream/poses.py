@@ -33,9 +33,7 @@ def round_to_stored(world_to_camera: np.ndarray) -> tuple[np.ndarray, np.ndarray
         if not np.isfinite(motion).all() or not np.array_equal(motion[3], [0, 0, 0, 1]):
             raise SceneError(f"view {number}: expected a finite 4x4 rigid motion as its pose")
         if np.abs(r @ r.T - np.eye(3)).max() > TOLERANCE or np.linalg.det(r) < 0:
-            raise SceneError(
-                f"view {number}: expected a rotation as its pose, found one that scales, shears or mirrors"
-            )
+            raise SceneError(f"view {number}: expected a rotation as its pose, found one that scales, shears or mirrors")
     centres = -np.einsum("vji,vj->vi", rotations, translations)
     origin = centres.mean(axis=0) if len(centres) else np.zeros(3)
     quaternions = np.stack([_quaternion(r) for r in rotations])

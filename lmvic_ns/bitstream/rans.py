@@ -137,9 +137,7 @@ class Encoder:
         for symbols, indexes in reversed(self._chunks):
             for begin in range((symbols.size - 1) // BLOCK * BLOCK, -1, -BLOCK):
                 block = slice(begin, begin + BLOCK)
-                state, count = _encode_block(
-                    symbols[block], indexes[block], cdf, stride, t.sizes, t.offsets, state, scratch
-                )
+                state, count = _encode_block(symbols[block], indexes[block], cdf, stride, t.sizes, t.offsets, state, scratch)
                 if count < 0:
                     raise ValueError("symbols: a certain table codes its own symbol only")
                 written.append(scratch[:count][::-1].astype("<u2").tobytes())

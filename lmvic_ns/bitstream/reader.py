@@ -19,6 +19,7 @@ from lmvic_ns.bitstream.layout import (
     UNIT_HEAD_BYTES,
     Block,
     Unit,
+    UnitHead,
     index_bytes,
     stored_header_bytes,
     unpack_index,
@@ -38,6 +39,10 @@ class UnitSize:
     depth: int
     image: int
     total: int
+
+
+def _units(blocks: list[Block]) -> dict[int, Block]:
+    return {block.entry - 1: block for block in blocks if block.entry != SECTION_ENTRY}
 
 
 class Reader:
@@ -90,13 +95,15 @@ class Reader:
                 raise BitstreamError(
                     f"header: view {number}: expected at most {max_pixels} pixels, found {view.width}x{view.height}"
                 )
-        begin = PREAMBLE_BYTES + size
+        begin = self._begin = PREAMBLE_BYTES + size
+        self._found: dict[int, Block] | None = None  # units found by searching the file
         try:
             blocks = self._indexed_blocks(begin)
         except BitstreamError as error:
             self.problems.append(f"{error}; searched the file for intact units instead")
             blocks = scan_blocks(self._file, self.header, begin, self.file_size)
-        self._units = {block.entry - 1: block for block in blocks if block.entry != SECTION_ENTRY}
+            self._found = _units(blocks)
+        self._units = _units(blocks)
         self._sections: dict[str, Block] = {}
         for block in blocks:
             if block.entry == SECTION_ENTRY:
@@ -126,18 +133,22 @@ class Reader:
         """
         if not 0 <= view < len(self.header.views):
             raise BitstreamError(f"{self.path.name}: expected a view below {len(self.header.views)}, found {view}")
-        what = f"{self.path.name}: view {view} ({self.header.views[view].name})"
-        block = self._units.get(view)
-        if block is None:
-            raise BitstreamError(f"{what}: no intact unit found in the file")
         try:
-            head = unpack_unit_head(self._read(block.offset, UNIT_HEAD_BYTES), self.header)
+            return self._unit_in(self._units.get(view), view)
+        except BitstreamError:
+            found = self._search(view)  # units may have moved, as a whole, from where the index has them
+            if found is None or found == self._units.get(view):
+                raise
+            return self._unit_in(found, view)
+
+    def _unit_in(self, block: Block | None, view: int) -> Unit:
+        what = f"{self.path.name}: view {view} ({self.header.views[view].name})"
+        if block is None:
+            raise BitstreamError(f"{what}: expected its unit, found no intact one in the file")
+        try:
+            head = self._unit_head(block, view)
         except BitstreamError as error:
             raise BitstreamError(f"{what}: unit: {error}") from None
-        if head.view != view or head.size != block.size:
-            raise BitstreamError(
-                f"{what}: unit: expected view {view} with {block.size} bytes, found view {head.view} with {head.size}"
-            )
         begin = block.offset + UNIT_HEAD_BYTES
         depth, image = self._read(begin, head.depth_bytes), self._read(begin + head.depth_bytes, head.image_bytes)
         for part, content, crc in (("depth", depth, head.depth_crc), ("image", image, head.image_crc)):
@@ -145,6 +156,22 @@ class Reader:
             if found != crc:
                 raise BitstreamError(f"{what}: {part} part: damaged: expected CRC-32C {crc:08x}, found {found:08x}")
         return Unit(depth, image)
+
+    def _unit_head(self, block: Block, view: int) -> UnitHead:
+        head = unpack_unit_head(self._read(block.offset, UNIT_HEAD_BYTES), self.header)
+        if head.view != view or head.size != block.size:
+            raise BitstreamError(f"expected view {view} with {block.size} bytes, found view {head.view} with {head.size}")
+        return head
+
+    def _search(self, view: int) -> Block | None:
+        """An intact unit of this view, wherever it lies in the file; searches once."""
+        with self._lock:
+            if self._found is None:
+                try:
+                    self._found = _units(scan_blocks(self._file, self.header, self._begin, self.file_size))
+                except OSError as error:
+                    raise BitstreamError(f"cannot read {self.path}: {error.strerror or error}") from error
+            return self._found.get(view)
 
     def section(self, tag: str) -> bytes | None:
         """The bytes of an optional section, None if the file has none of this tag.
@@ -161,9 +188,7 @@ class Reader:
         _, _, crc, fields_crc = unpack_section_head(data[:SECTION_HEAD_BYTES])
         found = crc32c(memoryview(data)[SECTION_HEAD_BYTES:], fields_crc)
         if found != crc:
-            raise BitstreamError(
-                f"{self.path.name}: section {tag}: damaged: expected CRC-32C {crc:08x}, found {found:08x}"
-            )
+            raise BitstreamError(f"{self.path.name}: section {tag}: damaged: expected CRC-32C {crc:08x}, found {found:08x}")
         return data[SECTION_HEAD_BYTES:]
 
     def sections(self) -> tuple[str, ...]:
@@ -181,11 +206,12 @@ class Reader:
             block = self._units.get(view)
             try:
                 if block is None:
-                    raise BitstreamError("missing")
-                head = unpack_unit_head(self._read(block.offset, UNIT_HEAD_BYTES), self.header)
-                sizes.append(UnitSize(head.depth_bytes, head.image_bytes, block.size))
+                    raise BitstreamError("not found")
+                head = self._unit_head(block, view)
             except BitstreamError:
-                sizes.append(None)
+                block = self._search(view)
+                head = self._unit_head(block, view) if block else None
+            sizes.append(UnitSize(head.depth_bytes, head.image_bytes, head.size) if head else None)
         return tuple(sizes)
 
     def verify(self) -> list[str]:
@@ -224,9 +250,7 @@ class Reader:
     def __enter__(self) -> Reader:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
     def _read(self, offset: int, size: int) -> bytes:

@@ -160,7 +160,7 @@ def tables_from_pmfs(pmfs: Sequence[Any], offsets: Sequence[int], *, escape_mass
 
 
 def gaussian_tables(
-    scales: Sequence[float], *, tail_mass: float = 2.0**-17, certain_below: float = 0.0, max_symbol: int = 2047
+    scales: Sequence[float] | np.ndarray, *, tail_mass: float = 2.0**-17, certain_below: float = 0.0, max_symbol: int = 2047
 ) -> CdfTables:
     """Tables of zero-mean, symmetric, integrated Gaussians: P(k) = Phi((k + 1/2) / s) - Phi((k - 1/2) / s).
 

@@ -139,9 +139,7 @@ class Writer:
         missing = [view for view in range(len(self.header.views)) if view not in self._units]
         if missing:
             self.abort()
-            raise LmvicError(
-                f"{self.path}: not finished: view {missing[0]} and {len(missing) - 1} more were not written"
-            )
+            raise LmvicError(f"{self.path}: not finished: view {missing[0]} and {len(missing) - 1} more were not written")
         try:
             self._append(pack_index_and_trailer(self._blocks))
             os.fsync(self._file.fileno())
@@ -166,9 +164,7 @@ class Writer:
     def __enter__(self) -> Writer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is None:
             self.close()
         else:
