@@ -34,6 +34,7 @@ class Command:
 COMMANDS: Mapping[str, Command] = {
     "demo": Command("lmvic_ns.demo.commands:demo", "Make a small room, train on it, draw its depth, in minutes."),
     "train photos": Command("lmvic_ns.training.commands:train_photos", "Train the intra path on photographs."),
+    "train scenes": Command("lmvic_ns.training.commands:train_scenes", "Train the cross-view path on chains of views."),
 }
 
 
@@ -76,7 +77,7 @@ def _call(function: Callable[..., Any], program: str, args: list[str]) -> Any:
     import tyro
 
     parameters = list(inspect.signature(function).parameters)
-    kind = get_type_hints(function).get(parameters[0]) if len(parameters) == 1 else None
+    kind = get_type_hints(function, include_extras=True).get(parameters[0]) if len(parameters) == 1 else None
     if isinstance(kind, type) and is_dataclass(kind):
         return function(tyro.cli(kind, prog=program, args=args, description=function.__doc__))
     return tyro.cli(function, prog=program, args=args)

@@ -20,14 +20,15 @@ from training_standin import StandInCodec, lambda_of_level
 pytest.importorskip("lightning")
 
 from lmvic_ns.training import TrainingError
-from lmvic_ns.training.commands import parse_duration
 from lmvic_ns.training.data import LevelConfig, PhotoDataset, StepSampler, collate_photos
 from lmvic_ns.training.ema import WeightAverage
 from lmvic_ns.training.losses import level_weight, view_loss
-from lmvic_ns.training.module import OptimizationConfig, PhotoObjective, TrainingModule, level_of_lambda
+from lmvic_ns.training.module import OptimizationConfig, TrainingModule
+from lmvic_ns.training.objectives import LossConfig, PhotoObjective, level_of_lambda
 from lmvic_ns.training.photos import CropConfig, PhotoCrops, PhotoSet, centre_crops, load_photos
 from lmvic_ns.training.runner import RunConfig, load_initial_weights, run_training
 from lmvic_ns.training.schedule import ScheduleConfig, learning_rate
+from lmvic_ns.training.settings import parse_duration
 from lmvic_ns.training.speed import faster_convolutions
 from lmvic_ns.training.validation import rd_curve, score
 
@@ -56,7 +57,7 @@ def train(
     run = RunConfig(folder=folder, resume=resume, precision="32-true", accelerator="cpu", tensorboard=False, **options)
     return run_training(
         model,
-        PhotoObjective(optimization, lambda_of_level, 64),
+        PhotoObjective(LossConfig(), lambda_of_level, 64),
         PhotoDataset(crops, LevelConfig()),
         collate_photos,
         lambda m: rd_curve(m, validation, (0, 63), lambda_of_level),
@@ -206,7 +207,7 @@ def test_schedule_warms_up_and_decays():
 
 def test_losses_are_what_the_method_says():
     one = torch.ones(1)
-    loss = view_loss(0.01 * one, 0.02 * one, 640 * one, 256 * one, 64, view_weight=1.2, depth_ratio=64 / 256)
+    loss = view_loss(0.01 * one, 0.02 * one, 640 * one, 256 * one, 64 * one, 64, view_weight=1.2)
     assert loss.item() == pytest.approx(1.2 * (256 * 0.01 + 64 * 0.02) + 10)
     assert level_weight(torch.tensor([100.0, 400.0]), 100.0, 0.5).tolist() == pytest.approx([1.0, 0.5])
     assert level_of_lambda(30.0, lambda_of_level, 64) == 0 and level_of_lambda(8000.0, lambda_of_level, 64) == 63

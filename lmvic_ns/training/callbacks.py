@@ -54,7 +54,7 @@ class StopSignals:
 class LearningCurve:
     """`curve.csv`: a row for each level at each validation; rows after the step resumed from are dropped."""
 
-    FIELDS = ("step", "seconds", "crops", "training_loss", "score", "level", "bpp", "psnr", "ms_ssim", "loss")
+    FIELDS = ("step", "seconds", "crops", "training_loss", "score", "kind", "level", "bpp", "psnr", "ms_ssim", "loss")
 
     def __init__(self, path: Path, *, from_step: int):
         self.path = path
@@ -74,7 +74,7 @@ class LearningCurve:
             writer = csv.writer(stream, lineterminator="\n")
             for row in rows:
                 values = (f"{v:.5f}" if math.isfinite(v) else "" for v in (row.bpp, row.psnr, row.ms_ssim, row.loss))
-                writer.writerow((*head, f"{row.level:g}", *values))
+                writer.writerow((*head, row.kind, f"{row.level:g}", *values))
 
 
 class RunningMeans:
@@ -99,7 +99,8 @@ class RunningMeans:
             return
         self.loss, self.bits, self.db = self.loss + last.loss, self.bits + last.bits, self.db + last.squared_error_db
         for name, value in last.extra.items():
-            self.extra[name] = self.extra.get(name, 0.0) + value
+            total, count = self.extra.get(name, (0.0, 0))
+            self.extra[name] = (total + value, count + 1)
         self.steps, self.samples, self.pixels = self.steps + 1, self.samples + last.samples, self.pixels + last.pixels
 
     def read(self, world: int) -> dict[str, float]:
@@ -111,7 +112,7 @@ class RunningMeans:
             "psnr": float(self.db) / samples,
             "crops_per_second": world * self.samples / max(time.monotonic() - self.since, 1e-9),
         }
-        return means | {name: float(value) / steps for name, value in self.extra.items()}
+        return means | {name: float(total) / count for name, (total, count) in self.extra.items()}
 
 
 def save_average(path: Path, module: TrainingModule, metadata: dict[str, str]) -> None:
@@ -253,15 +254,19 @@ class Conductor(Callback):
             finally:
                 module.average.swap(module.model)
             value = score(rows)
-            points = "  ".join(f"{row.bpp:.3f}/{row.psnr:.2f}" for row in rows)
+            kinds = list(dict.fromkeys(row.kind for row in rows))
             best = value < module.best_score
-            self.say(f"validation {value:.4f}{' (best)' if best else ''}  bpp/dB  {points}")
+            self.say(f"validation {value:.4f}{' (best)' if best else ''}, bpp/dB")
+            for kind in kinds:
+                points = "  ".join(f"{row.bpp:.3f}/{row.psnr:.2f}" for row in rows if row.kind == kind)
+                self.say(f"  {kind:6} {points}")
             if self.curve is not None:
                 self.curve.append(module, self._training_loss, rows)
             if trainer.logger is not None:
                 metrics = {"validation/score": value}
                 for row in rows:
-                    metrics |= {f"bpp/level{row.level:g}": row.bpp, f"psnr/level{row.level:g}": row.psnr}
+                    name = f"{row.kind}-level{row.level:g}"
+                    metrics |= {f"bpp/{name}": row.bpp, f"psnr/{name}": row.psnr}
                 trainer.logger.log_metrics(metrics, step=module.step)
             if best:
                 module.best_score = value

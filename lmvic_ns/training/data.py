@@ -57,16 +57,29 @@ class LevelConfig:
 
 
 class StepSampler(Sampler):
-    """Yields, for ever, the sample numbers of this process's share of each step, from `first_step()` on."""
+    """Yields, for ever, the sample numbers of this process's share of each step, from `first_step()` on.
 
-    def __init__(self, batch: int, *, first_step: Callable[[], int], rank: int = 0, world: int = 1):
+    `keys_of_step(step, numbers)` may turn the numbers into a dataset's own keys.
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        *,
+        first_step: Callable[[], int],
+        rank: int = 0,
+        world: int = 1,
+        keys_of_step: Callable[[int, list[int]], list] | None = None,
+    ):
         self.batch, self.first_step, self.rank, self.world = batch, first_step, rank, world
+        self.keys_of_step = keys_of_step
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list]:
         step = self.first_step()
         while True:
             start = (step * self.world + self.rank) * self.batch
-            yield list(range(start, start + self.batch))
+            numbers = list(range(start, start + self.batch))
+            yield numbers if self.keys_of_step is None else self.keys_of_step(step, numbers)
             step += 1
 
 

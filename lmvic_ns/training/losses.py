@@ -62,15 +62,15 @@ def view_loss(
     depth_distortion: Float[Tensor, "b"],
     bits: Float[Tensor, "b"],
     lambdas: Float[Tensor, "b"],
+    depth_lambdas: Float[Tensor, "b"],
     pixels: int,
     *,
     view_weight: float,
-    depth_ratio: float,
 ) -> Float[Tensor, "b"]:
     """One view's term of (9): w (lambda_img D_img + lambda_dep D_dep) + R_img + R_dep.
 
     Args:
         bits: of image and depth together.
-        depth_ratio: lambda_dep / lambda_img; the paper's pairs go from 64/256 to 128/4096.
+        depth_lambdas: lambda_dep; the paper's pairs (lambda_img, lambda_dep) go from (256, 64) to (4096, 128).
     """
-    return view_weight * lambdas * (distortion + depth_ratio * depth_distortion) + bits.float() / pixels
+    return view_weight * (lambdas * distortion + depth_lambdas * depth_distortion) + bits.float() / pixels

@@ -10,16 +10,15 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from lmvic_ns.training import TrainingError, require_lightning
-from lmvic_ns.training.data import PhotoBatch, StepSampler, step_loader
+from lmvic_ns.training.data import StepSampler, step_loader
 from lmvic_ns.training.ema import WeightAverage
-from lmvic_ns.training.losses import Metric, image_distortion, level_weight, photo_loss, psnr, squared_error
+from lmvic_ns.training.objectives import Objective, StepLoss
 from lmvic_ns.training.schedule import ScheduleConfig, learning_rate
 
 require_lightning()
@@ -34,7 +33,6 @@ class OptimizationConfig:
     """How one step moves the weights."""
 
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    metric: Metric = "mse"
     batch: int = 8
     """Crops (or chains) a step and process."""
     seed: int = 0
@@ -42,70 +40,9 @@ class OptimizationConfig:
     ema_decay: float = 0.999
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.99)
-    level_weight_power: float = 0.5
-    """Losses are weighted with (lambda / middle lambda)^-power; 0 leaves lambda * D + R as it is."""
-    fixed_lambda: float | None = None
-    """Train for one lambda alone, as the paper does; every sample then has the level whose lambda is nearest."""
     max_steps: int | None = None
     max_seconds: float | None = None
     """The whole budget in seconds of training, over all resumed runs: the schedule's other clock."""
-
-
-@dataclass
-class StepLoss:
-    """What a step's loss gives to the optimizer and to the reports (sums over samples, detached)."""
-
-    loss: Tensor
-    samples: int
-    pixels: int
-    bits: Tensor
-    squared_error_db: Tensor
-    extra: dict[str, Tensor] = field(default_factory=dict)
-
-
-class Objective(Protocol):
-    """From a batch to a loss; `photos` and `scenes` have one each."""
-
-    def __call__(self, model: nn.Module, batch: Any) -> StepLoss:
-        """Loss of one step, with gradients."""
-        ...
-
-
-class PhotoObjective:
-    """Mean of w(level) * (lambda(level) * D + R) over crops of photographs."""
-
-    def __init__(self, config: OptimizationConfig, lambda_of_level: Callable[[Tensor], Tensor], levels: int):
-        self.config, self.lambda_of_level = config, lambda_of_level
-        self.middle = float(lambda_of_level(torch.tensor([(levels - 1) / 2]))[0])
-
-    def lambdas(self, level: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
-        """lambda of each sample, or the fixed one."""
-        fixed = self.config.fixed_lambda
-        return self.lambda_of_level(level) if fixed is None else torch.full_like(level, fixed)
-
-    def weights(self, lambdas: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
-        """Balance between levels; 1 where lambda is fixed."""
-        if self.config.fixed_lambda is not None:
-            return torch.ones_like(lambdas)
-        return level_weight(lambdas, self.middle, self.config.level_weight_power)
-
-    def __call__(self, model: nn.Module, batch: PhotoBatch) -> StepLoss:
-        """Loss of one step, with gradients."""
-        image = (batch.image.float() / 255).contiguous(memory_format=torch.channels_last)
-        out = model.forward_photo(image, batch.level)  # type: ignore[operator]
-        pixels = image.shape[-1] * image.shape[-2]
-        lambdas = self.lambdas(batch.level)
-        distortion = image_distortion(out.image, image, self.config.metric)
-        loss = (self.weights(lambdas) * photo_loss(distortion, out.image_bits, lambdas, pixels)).mean()
-        with torch.no_grad():
-            error = psnr(squared_error(out.image.detach().clamp(0, 1), image)).sum()
-        return StepLoss(loss, image.shape[0], pixels * image.shape[0], out.image_bits.detach().sum(), error)
-
-
-def level_of_lambda(lambda_: float, lambda_of_level: Callable[[Tensor], Tensor], levels: int) -> float:
-    """The level (in hundredths) whose lambda is nearest on a logarithmic scale."""
-    grid = torch.arange(0, (levels - 1) * 100 + 1) / 100
-    return float(grid[(lambda_of_level(grid).log() - math.log(lambda_)).abs().argmin()])
 
 
 class TrainingModule(lightning.LightningModule):
@@ -179,9 +116,7 @@ class TrainingModule(lightning.LightningModule):
         if quantiles:
             groups.append({"params": quantiles, "scheduled": False, "weight_decay": 0.0, "lr": 1e-3})
         c = self.config
-        return torch.optim.AdamW(
-            groups, lr=c.schedule.learning_rate, betas=c.betas, weight_decay=c.weight_decay, fused=True
-        )
+        return torch.optim.AdamW(groups, lr=c.schedule.learning_rate, betas=c.betas, weight_decay=c.weight_decay, fused=True)
 
     def train_dataloader(self) -> Any:
         """The stream of this process's batches from the current step on."""
@@ -191,6 +126,7 @@ class TrainingModule(lightning.LightningModule):
             first_step=lambda: self.step,
             rank=trainer.global_rank,
             world=trainer.world_size,
+            keys_of_step=getattr(self.dataset, "keys_of_step", None),
         )
         return step_loader(self.dataset, sampler, self.collate, workers=self.workers, pin=self.device.type == "cuda")
 

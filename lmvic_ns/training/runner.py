@@ -16,7 +16,8 @@ from torch import nn
 
 from lmvic_ns.training import TrainingError, require_lightning
 from lmvic_ns.training.callbacks import Conductor, Validate, progress_line
-from lmvic_ns.training.module import Objective, OptimizationConfig, TrainingModule
+from lmvic_ns.training.module import OptimizationConfig, TrainingModule
+from lmvic_ns.training.objectives import Objective
 from lmvic_ns.training.speed import faster_convolutions
 
 require_lightning()

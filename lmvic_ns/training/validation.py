@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lmvic_ns.training.losses import ms_ssim, psnr, squared_error
+from lmvic_ns.training.scenes import ChainBatch
 
 LambdaOfLevel = Callable[[Tensor], Tensor]
 
@@ -33,6 +34,8 @@ class RdRow:
     """NaN where the pictures are too small for five scales, or where it was not asked for."""
     loss: float
     """Mean of lambda * MSE + bits per pixel."""
+    kind: str = "photos"
+    """`photos`; `scenes` (chains, depth's bits counted); `intra` (the same views and depth without references)."""
 
 
 def pad_to_multiple(image: Float[Tensor, "b c h w"], multiple: int) -> Float[Tensor, "b c H W"]:
@@ -96,6 +99,59 @@ def rd_curve(
 def score(rows: Sequence[RdRow]) -> float:
     """One number to choose weights by, lower is better: the mean over levels of log(lambda * MSE + R).
 
-    The logarithm makes a percent at one level worth a percent at another, as BD-rate does.
+    The rows of `intra` are there to be read, and do not count. The logarithm makes a percent at one
+    level worth a percent at another, as BD-rate does.
     """
-    return sum(math.log(max(row.loss, 1e-9)) for row in rows) / len(rows)
+    logs = [math.log(max(row.loss, 1e-9)) for row in rows if row.kind != "intra"]
+    return sum(logs) / len(logs)
+
+
+@torch.no_grad()
+def rd_chains(
+    model: nn.Module,
+    chains: Sequence[ChainBatch],
+    levels: Sequence[float],
+    lambda_of_level: LambdaOfLevel,
+    *,
+    independent: bool = False,
+) -> list[RdRow]:
+    """Estimated rate (image and depth) and quality of chains of views at each level, as files would hold them.
+
+    Args:
+        model: with `forward_view`; its mode is set to evaluation and put back.
+        chains: fixed chains; their own levels and dropped references are not used.
+        levels: quality levels to try.
+        lambda_of_level: for the loss column.
+        independent: code every view without its reference and without its depth: the intra path on the same pictures.
+    """
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    rows = []
+    try:
+        for level in levels:
+            sums, count = torch.zeros(3, dtype=torch.float64), 0
+            lambda_ = float(lambda_of_level(torch.tensor([float(level)]))[0])
+            for batch in (chain.to(device) for chain in chains):
+                b, views, _, height, width = batch.image.shape
+                quality = torch.full((b,), float(level), device=device)
+                state = None
+                for n in range(views):
+                    image = (batch.image[:, n].float() / 255).contiguous(memory_format=torch.channels_last)
+                    if independent:
+                        out = model.forward_photo(image, quality)  # type: ignore[operator]
+                        bits = out.image_bits.float()
+                    else:
+                        out = model.forward_view(  # type: ignore[operator]
+                            image, batch.inverse_depth[:, n], batch.cameras[n], state, quality
+                        )
+                        state, bits = out.state, out.image_bits.float() + out.depth_bits.float()
+                    bpp = bits / (height * width)
+                    error = squared_error(out.image.float().clamp(0, 1), image)
+                    sums += torch.stack([v.double().sum() for v in (bpp, psnr(error), lambda_ * error + bpp)]).cpu()
+                    count += b
+            bpp_, psnr_, loss_ = (sums / max(count, 1)).tolist()
+            rows.append(RdRow(float(level), bpp_, psnr_, math.nan, loss_, "intra" if independent else "scenes"))
+    finally:
+        model.train(was_training)
+    return rows

@@ -1,0 +1,182 @@
+"""What the stages' commands share: budgets, machines, optimizer options, and how they become a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from lmvic_ns.training import TrainingError
+from lmvic_ns.training.schedule import ScheduleConfig
+
+if TYPE_CHECKING:
+    from lmvic_ns.training.module import OptimizationConfig
+    from lmvic_ns.training.runner import RunConfig
+
+STARTING_SECONDS = 10.0
+"""What a start takes out of --max-time (imports, decoding photographs) before the first step."""
+
+
+def default_data() -> Path:
+    """The folder of real data: LMVIC_DATA, or where the project keeps it."""
+    return Path(os.environ.get("LMVIC_DATA", "../shared/data"))
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `HH:MM:SS`, `MM:SS` or a number of seconds.
+
+    Raises:
+        TrainingError: if it is none of these.
+    """
+    parts = text.split(":")
+    try:
+        values = [float(part) for part in parts]
+    except ValueError:
+        values = []
+    if not values or len(values) > 3 or min(values) < 0:
+        raise TrainingError(f"'{text}' is not a duration: write HH:MM:SS, such as 00:08:00")
+    seconds = 0.0
+    for value in values:
+        seconds = seconds * 60 + value
+    return seconds
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """When a run ends, and how often it looks up."""
+
+    max_time: str | None = None
+    """Wall-clock limit of this process, HH:MM:SS: it then ends with a checkpoint, whatever the whole budget is."""
+    max_steps: int | None = None
+    """The whole budget in steps."""
+    schedule_time: str | None = None
+    """The whole budget in training time over all resumed runs, HH:MM:SS (else --max-time)."""
+    report_every: float = 10.0
+    """Seconds between lines of progress."""
+    validate_every: float = 300.0
+    """Seconds between validations."""
+    checkpoint_every: float = 300.0
+    """Seconds between checkpoints."""
+
+
+@dataclass(frozen=True)
+class MachineConfig:
+    """What a run runs on."""
+
+    precision: Literal["bf16-mixed", "32-true", "16-mixed"] = "bf16-mixed"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
+    """Processes on this machine; more than one trains with DDP."""
+    nodes: int = 1
+    workers: int = 0
+    """Data loading processes; 0 loads in the training process, which is best on few cores."""
+    threads: int | None = None
+    """Torch's threads; None leaves them as they are (OMP_NUM_THREADS)."""
+
+
+@dataclass(frozen=True)
+class OptionsConfig:
+    """What every stage has."""
+
+    output: Path
+    """Folder of the run: checkpoint, weights, learning curve, TensorBoard."""
+    preset: str = "tiny"
+    data: Path = field(default_factory=default_data)
+    """A folder with photos/train, a folder of pictures, or a training pack."""
+    exclude: tuple[str, ...] = ()
+    """Shell patterns of names (of photographs or scenes) to leave out, such as 'urban-*'."""
+    init: Path | None = None
+    """Weights to start from; without it the preset's own start."""
+    resume: bool = False
+    """Go on from the folder's last.ckpt."""
+    metric: Literal["mse", "ms-ssim"] = "mse"
+    seed: int = 0
+    fixed_lambda: float | None = None
+    """Train for this lambda alone (the paper's way) instead of all quality levels."""
+    level_weight_power: float = 0.5
+    """Losses are weighted with lambda^-power, 1 at the middle level."""
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    weight_decay: float = 0.0
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    machine: MachineConfig = field(default_factory=MachineConfig)
+    validation_photos: int = 16
+    """Photographs held out of training, to choose the best weights by."""
+
+
+def optimization_config(options: OptionsConfig, batch: int) -> OptimizationConfig:
+    """The optimizer's settings.
+
+    Raises:
+        TrainingError: the learning rate decays over a budget that was not given.
+    """
+    from lmvic_ns.training.module import OptimizationConfig
+
+    budget, schedule = options.budget, options.schedule
+    whole = parse_duration(budget.schedule_time) if budget.schedule_time else None
+    if whole is None and budget.max_time is not None and schedule.schedule_by == "time":
+        whole = parse_duration(budget.max_time) - STARTING_SECONDS
+    counted = whole if schedule.schedule_by == "time" else budget.max_steps
+    if schedule.decay != "constant" and counted is None:
+        needed = "--schedule-time or --max-time" if schedule.schedule_by == "time" else "--max-steps"
+        raise TrainingError(f"the learning rate decays over a budget: give {needed}, or --decay constant")
+    return OptimizationConfig(
+        schedule=schedule,
+        batch=batch,
+        seed=options.seed,
+        clip_norm=options.clip_norm,
+        ema_decay=options.ema_decay,
+        weight_decay=options.weight_decay,
+        max_steps=budget.max_steps,
+        max_seconds=whole,
+    )
+
+
+def run_config(options: OptionsConfig, stage: str, started: float) -> RunConfig:
+    """Where and how the run happens; `started` is the command's own start (monotonic)."""
+    from lmvic_ns.training.runner import RunConfig, describe
+
+    budget, machine = options.budget, options.machine
+    fields = [(f.name, getattr(options, f.name)) for f in dataclasses.fields(options)]
+    facts = [("format", "lmvic-training"), ("stage", stage), ("command", " ".join(sys.argv[1:]))]
+    return RunConfig(
+        folder=options.output,
+        resume=options.resume,
+        stop_after=None if budget.max_time is None else parse_duration(budget.max_time),
+        started=started,
+        report_every=budget.report_every,
+        validate_every=budget.validate_every,
+        checkpoint_every=budget.checkpoint_every,
+        precision=machine.precision,
+        accelerator=machine.accelerator,
+        devices=machine.devices,
+        nodes=machine.nodes,
+        workers=machine.workers,
+        metadata=describe([*facts, *((name, value) for name, value in fields if name not in ("output", "data"))]),
+    )
+
+
+def start_model(options: OptionsConfig) -> Any:
+    """The preset's model, from the initial weights if they are given and no checkpoint is to be resumed."""
+    from lmvic_ns.codec.presets import build_model
+    from lmvic_ns.training.runner import load_initial_weights
+
+    if options.machine.threads is not None:
+        torch.set_num_threads(options.machine.threads)
+    model = build_model(options.preset)
+    if options.init is not None and not (options.resume and (options.output / "last.ckpt").is_file()):
+        missing = load_initial_weights(model, options.init)
+        print(f"started from {options.init}" + (f"; {len(missing)} weights are not in it" if missing else ""))
+    return model
+
+
+def now() -> float:
+    """The clock that time limits use."""
+    return time.monotonic()
