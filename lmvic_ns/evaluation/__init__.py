@@ -1,0 +1,1 @@
+"""Measuring: rate-distortion against other codecs, alignment, ablations, speed (`lmvic eval ...`)."""
