@@ -72,7 +72,7 @@ def farthest_of_neighbours(inverse_depth: Float[Tensor, "b h w"]) -> Float[Tenso
     exact depth, noisy depth and depth coded at a quarter of the resolution: 0.20 %, 0.22 % and 0.85 % against 0.25 %, 0.37 % and
     1.05 % for the nearest pixel.)
     """
-    clean = torch.nan_to_num(inverse_depth, nan=0.0, posinf=0.0, neginf=0.0).clamp_(min=0.0)
+    clean = clean_inverse_depth(inverse_depth, torch.float32)
     padded = torch.nn.functional.pad(clean[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
     rows = torch.minimum(padded[:, 1:], padded[:, :-1])
     return torch.minimum(rows[:, :, 1:], rows[:, :, :-1])

@@ -21,6 +21,9 @@ NEAREST_RATIO = 1e-6
 """Points whose depth from the reference is below this share of their depth from the view count as behind the reference.
 """
 
+LARGEST_INVERSE_DEPTH = 1e30
+"""Keeps every product finite in float32."""
+
 _CHUNK_PIXELS = 1 << 15  # float64 rows of a chunk: 256 KiB an operand, so that intermediates stay in the L2 cache
 
 
@@ -38,9 +41,10 @@ def pixel_centers(size: int, device: torch.device) -> Float[Tensor, "n"]:
     return torch.arange(size, dtype=torch.float64, device=device) + 0.5
 
 
-def clean_inverse_depth(inverse_depth: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-    """Float64; what is not finite or negative becomes 0 (infinitely far)."""
-    return torch.nan_to_num(inverse_depth.to(torch.float64), nan=0.0, posinf=0.0, neginf=0.0).clamp_(min=0.0)
+def clean_inverse_depth(inverse_depth: Float[Tensor, "*s"], dtype: torch.dtype = torch.float64) -> Float[Tensor, "*s"]:
+    """What is negative or not finite becomes 0 (infinitely far), what is beyond LARGEST_INVERSE_DEPTH stops there."""
+    finite = torch.nan_to_num(inverse_depth.to(dtype), nan=0.0, posinf=0.0, neginf=0.0)
+    return finite.clamp_(min=0.0, max=LARGEST_INVERSE_DEPTH)
 
 
 def chunks(batch: int, height: int, width: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
