@@ -115,11 +115,12 @@ def visible_points(
     from scipy.spatial import cKDTree
 
     keep = np.ones(len(position), dtype=bool)
-    if len(position) < 8:
+    if len(position) < 16:
         return keep
-    _, nearest = cKDTree(position).query(position, k=8)
+    _, nearest = cKDTree(position).query(position, k=9)
     around = np.sort(inverse_depth[nearest[:, 1:]], axis=1)
-    keep &= inverse_depth <= 1.25 * around[:, -2]  # of seven neighbours, two must be about as near
+    keep &= inverse_depth <= 1.25 * around[:, -2]  # two of eight neighbours must be about as near
+    keep &= inverse_depth >= hidden_ratio * around[:, 4]  # four of eight are nearer: seen through a surface
     columns = (position // cell).astype(np.int64)
     width = int(columns[:, 0].max()) + 1
     index = columns[:, 1] * width + columns[:, 0]
