@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -60,11 +60,12 @@ class Capture:
     """[h, w, 3 or 4], uint8 or float 0..1, undistorted."""
 
 
-def captured_scene(pipeline: Pipeline) -> MultiViewScene:
+def captured_scene(pipeline: Pipeline, *, depth: Literal["median_depth", "depth"] = "median_depth") -> MultiViewScene:
     """The captured views of a trained pipeline (train and eval split together), sorted by file name.
 
     Args:
         pipeline: as `eval_setup` or a trainer makes it, not with test_mode="inference", which loads no photographs.
+        depth: which of the model's outputs becomes inverse depth; "depth" is the expected one, for comparisons.
 
     Returns:
         A scene in the world and the unit of the data set's transforms.json: undistorted photographs, pinhole cameras
@@ -89,9 +90,10 @@ def captured_scene(pipeline: Pipeline) -> MultiViewScene:
     def inverse_depth(index: int) -> Float[Tensor, "h w"]:
         with evaluating(pipeline):
             outputs = pipeline.model.get_outputs_for_camera(deepcopy(captures[index].camera))
-        if outputs.get("median_depth") is None:
+        if outputs.get(depth) is None:
             raise SceneError("the model renders no median depth; train it with `ns-train lmvic-splat`")
-        return world.undo_inverse_depth(outputs["median_depth"][..., 0]).cpu()
+        seen = outputs["accumulation"] > 0
+        return world.undo_inverse_depth((outputs[depth] * seen)[..., 0]).cpu()
 
     points = seed_points_path(pipeline)
     names = view_names([capture.path for capture in captures], data_folder(pipeline))
