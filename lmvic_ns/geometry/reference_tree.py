@@ -36,12 +36,10 @@ class ReferenceTree:
     def __post_init__(self) -> None:
         views = len(self.order)
         for name in ("order", "parent", "depth"):
-            values = tuple(getattr(self, name))
+            values = _whole_numbers(name, getattr(self, name))
             if len(values) != views:
                 raise TreeError(f"reference tree: {len(values)} entries in {name} for {views} views")
-            if any(isinstance(v, bool) or not hasattr(v, "__index__") for v in values):
-                raise TreeError(f"reference tree: {name} must hold whole numbers")
-            object.__setattr__(self, name, tuple(v.__index__() for v in values))
+            object.__setattr__(self, name, values)
         coded: set[int] = set()
         for view in self.order:
             if not 0 <= view < views:
@@ -64,7 +62,7 @@ class ReferenceTree:
     @classmethod
     def from_parents(cls, order: Iterable[int], parent: Iterable[int]) -> ReferenceTree:
         """From order and parents alone, as a file stores them; TreeError if they do not make a tree."""
-        order, parent = tuple(order), tuple(parent)
+        order, parent = _whole_numbers("order", order), _whole_numbers("parent", parent)
         depth = [0] * len(parent)
         for view in order:
             if not 0 <= view < len(parent):
@@ -107,3 +105,10 @@ class ReferenceTree:
         """Sum of the distances between each view and its reference."""
         matrix = torch.as_tensor(distances)
         return float(sum(float(matrix[v, p]) for v, p in enumerate(self.parent) if p != -1))
+
+
+def _whole_numbers(name: str, values: Iterable[int]) -> tuple[int, ...]:
+    values = tuple(values)
+    if any(isinstance(v, bool) or not hasattr(v, "__index__") for v in values):
+        raise TreeError(f"reference tree: {name} must hold whole numbers")
+    return tuple(v.__index__() for v in values)
