@@ -231,7 +231,7 @@ def test_cameras_that_are_no_pinholes_are_refused() -> None:
     ("field", "value", "message"),
     [
         ("quaternion", (0.0, 0.0, 0.0, 0.0), "quaternion"),
-        ("quaternion", (math.nan, 0.0, 0.0, 1.0), "quaternion"),
+        ("quaternion", (math.nan, 0.0, 0.0, 1.0), "camera: expected finite"),
         ("centre", (math.inf, 0.0, 0.0), "camera"),
         ("intrinsics", (math.nan, 1.0, 1.0, 1.0), "focal"),
         ("name", "../../etc/passwd", "relative path"),

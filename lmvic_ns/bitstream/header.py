@@ -306,7 +306,11 @@ def unpack_header(body: bytes) -> FileHeader:
     if int(members.max()) >= camera_count:
         raise BitstreamError(f"header: cameras of views: expected numbers below {camera_count}, found {members.max()}")
     qualities = cursor.array("<f4", count, "qualities") if own_quality else np.full(count, quality)
-    stored = cursor.array("<f4", 7 * count, "poses").astype(np.float64).reshape(count, 7).tolist()
+    stored = cursor.array("<f4", 7 * count, "poses")
+    if not np.isfinite(stored).all():
+        view = int(np.flatnonzero(~np.isfinite(stored))[0]) // 7
+        raise BitstreamError(f"header: view {view}: camera: expected finite numbers in its pose")
+    stored = stored.astype(np.float64).reshape(count, 7).tolist()
     names = [cursor.text(f"name of view {i}") for i in range(count)]
     cursor.finish()
     views = []
