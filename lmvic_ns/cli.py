@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, Command] = {
     "train photos": Command("lmvic_ns.training.commands:train_photos", "Train the intra path on photographs."),
     "train scenes": Command("lmvic_ns.training.commands:train_scenes", "Train the cross-view path on chains of views."),
     "eval rd": Command("lmvic_ns.evaluation.commands:rate_distortion", "Rate-distortion of our codec and its peers."),
+    "eval alignment": Command("lmvic_ns.evaluation.commands:alignment", "Alignment of consecutive views, as Table 2."),
 }
 
 

@@ -75,17 +75,21 @@ def _check(reference: np.ndarray, decoded: np.ndarray) -> None:
         raise ValueError(f"pictures must be 8-bit, not {reference.dtype} and {decoded.dtype}")
 
 
-def _gaussian() -> Float[Tensor, "w"]:
-    offsets = torch.arange(WINDOW, dtype=torch.float32) - WINDOW // 2
-    window = torch.exp(-(offsets**2) / (2 * SIGMA**2))
-    return window / window.sum()
+def _gaussian() -> list[float]:
+    weights = [math.exp(-((i - WINDOW // 2) ** 2) / (2 * SIGMA**2)) for i in range(WINDOW)]
+    return [w / sum(weights) for w in weights]
 
 
 def _blur(x: Float[Tensor, "1 c h w"]) -> Float[Tensor, "1 c h2 w2"]:
-    window, channels = _gaussian(), x.shape[1]
-    rows = window.view(1, 1, WINDOW, 1).expand(channels, 1, WINDOW, 1)
-    x = F.conv2d(x, rows, groups=channels)
-    return F.conv2d(x, rows.transpose(2, 3), groups=channels)
+    """Separable, without padding; shifted sums are several times faster on a CPU than a grouped convolution."""
+    for axis in (2, 3):
+        length = x.shape[axis] - WINDOW + 1
+        first, *others = _gaussian()
+        total = x.narrow(axis, 0, length) * first
+        for shift, weight in enumerate(others, start=1):
+            total.add_(x.narrow(axis, shift, length), alpha=weight)
+        x = total
+    return x
 
 
 def _ssim_maps(x: Float[Tensor, "1 c h w"], y: Float[Tensor, "1 c h w"]) -> tuple[Tensor, Tensor]:

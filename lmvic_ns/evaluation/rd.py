@@ -19,6 +19,8 @@ from lmvic_ns.evaluation.peers import Codec, MissingCodecError, NotApplicableErr
 # changes whenever what is measured changes, so that older cached results are not taken for new ones
 MEASUREMENT_VERSION = 1
 
+ORDERS = ("file", "ours")
+
 
 @dataclass(frozen=True)
 class ViewResult:
@@ -99,6 +101,7 @@ def compare(
     codecs: Sequence[Codec],
     *,
     settings: dict[str, Sequence[float]] | None = None,
+    orders: Sequence[str] = ORDERS,
     cache: ResultCache | None = None,
     on_point: Callable[[str], None] = lambda text: None,
 ) -> Comparison:
@@ -108,6 +111,7 @@ def compare(
         sets: Scenes and folders of photographs.
         codecs: See `peers.make_codec`.
         settings: Other values of the knobs, by codec name.
+        orders: Orders of views in which video codecs are tried.
         cache: Where results are kept; nowhere by default.
         on_point: Told what was done, once for each planned measurement (see `planned`).
     """
@@ -117,7 +121,7 @@ def compare(
     for images in sets:
         for codec in codecs:
             values = (settings or {}).get(codec.name, codec.settings)
-            for order_name in orders_of(codec, images):
+            for order_name in orders_of(codec, images, orders):
                 label = f"{images.name}: {codec.name}" + (f" ({order_name} order)" if order_name else "")
                 for value in values:
                     if codec.name in missing or label in missing:
@@ -137,18 +141,23 @@ def compare(
     return Comparison(tuple(points), missing)
 
 
-def planned(sets: Sequence[ImageSet], codecs: Sequence[Codec], settings: dict[str, Sequence[float]] | None = None) -> int:
+def planned(
+    sets: Sequence[ImageSet],
+    codecs: Sequence[Codec],
+    settings: dict[str, Sequence[float]] | None = None,
+    orders: Sequence[str] = ORDERS,
+) -> int:
     """How many measurements `compare` is going to make."""
     return sum(
-        len(orders_of(codec, images)) * len((settings or {}).get(codec.name, codec.settings))
+        len(orders_of(codec, images, orders)) * len((settings or {}).get(codec.name, codec.settings))
         for images in sets
         for codec in codecs
     )
 
 
-def orders_of(codec: Codec, images: ImageSet) -> tuple[str, ...]:
-    """Orders of views in which a codec is tried on a set."""
-    return ("file", "ours") if codec.uses_views_together and images.kind == "scene" and not owns_order(codec) else ("",)
+def orders_of(codec: Codec, images: ImageSet, orders: Sequence[str] = ORDERS) -> tuple[str, ...]:
+    """Orders of views in which a codec is tried on a set; "" where there is nothing to choose."""
+    return tuple(orders) if codec.uses_views_together and images.kind == "scene" and not owns_order(codec) else ("",)
 
 
 def owns_order(codec: Codec) -> bool:
