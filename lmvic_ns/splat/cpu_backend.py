@@ -39,9 +39,7 @@ def _exclusive_sum(counts: np.ndarray) -> np.ndarray:
     return out
 
 
-def _intersect(
-    splats: ScreenGaussians, cameras: int, width: int, height: int, tile_size: int, threads: int
-) -> _Intersections:
+def _intersect(splats: ScreenGaussians, cameras: int, width: int, height: int, tile_size: int, threads: int) -> _Intersections:
     m = splats.radii.numel()
     tile_width, tile_height = tile_grid(width, height, tile_size)
     radii, camera_ids = splats.radii.reshape(m).numpy(), splats.camera_ids.numpy()
@@ -63,9 +61,7 @@ def _intersect(
     order = visible[np.argsort(records[visible, tile_kernels.DEPTH], kind="stable")]
     rows, bands = cameras * tile_height, min(cameras * tile_height, threads)
     counts = np.zeros(rows * tile_width, np.int64)
-    tile_kernels.count_per_tile(
-        order, camera_ids, boxes, spans, row_begin, tile_width, tile_height, bands, rows, counts
-    )
+    tile_kernels.count_per_tile(order, camera_ids, boxes, spans, row_begin, tile_width, tile_height, bands, rows, counts)
     offsets = _exclusive_sum(counts)
     ids, slots = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.int64)
     tile_kernels.fill_tiles(
@@ -149,9 +145,7 @@ def blend_compiled(
         splats.means2d, splats.conics, splats.opacities, splats.colors, splats.depths,
         lists, cameras, width, height, tile_size, absgrad,
     )  # fmt: skip
-    tile_lists = TileLists(
-        torch.from_numpy(lists.ids), torch.from_numpy(lists.offsets), lists.tile_width, lists.tile_height
-    )
+    tile_lists = TileLists(torch.from_numpy(lists.ids), torch.from_numpy(lists.offsets), lists.tile_width, lists.tile_height)
     return Blended(rgb, depth, transmittance, median, tile_lists)
 
 
