@@ -16,6 +16,7 @@ from lmvic_ns.codec.paper.depth import DepthCodec
 from lmvic_ns.codec.paper.image import ImageCodec
 from lmvic_ns.codec.paper.layers import ViewContext, pad_to_grid, padded_size
 from lmvic_ns.codec.paper.views import ReferenceState, ViewOutput, inverse_of_normalised, normalised_depth
+from lmvic_ns.errors import BitstreamError
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.geometry.disparity import disparity_and_mask
 from lmvic_ns.geometry.prediction import predict_inverse_depth
@@ -44,6 +45,11 @@ class PaperCodec(CompressionModel):
                     if given is not None and given.shape != value.shape:  # CompressAI resizes empty tables only
                         setattr(module, buffer, torch.empty_like(given, device=value.device))
         return super().load_state_dict(state_dict, strict=strict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.depth.cross_view_prior.weight.device
 
     # --- what runs where ------------------------------------------------------------------------------------------
 
@@ -109,7 +115,7 @@ class PaperCodec(CompressionModel):
     def compress_view(
         self,
         image: Float[Tensor, "1 3 h w"],
-        inverse_depth: Float[Tensor, "1 h w"],
+        inverse_depth: Float[Tensor, "1 h w"] | None,
         cameras: Cameras,
         reference: ReferenceState | None,
         *,
@@ -117,18 +123,24 @@ class PaperCodec(CompressionModel):
     ) -> tuple[bytes, bytes, ReferenceState]:
         """The depth part, the image part, and what the decoder will have. Arguments as in `forward_view`, a batch of one.
 
+        A photograph without depth (None) has an empty depth part and counts as infinitely far; it refers to nothing.
+
         Raises:
-            ValueError: more than one view, or the model is in training mode.
+            ValueError: more than one view, a reference without depth, or the model is in training mode.
             WeightsError: `update()` was not run.
         """
         self._check_single(len(image))
         size = image.shape[-2], image.shape[-1]
         reference = reference if self.config.cross_view else None
-        depth = normalised_depth(inverse_depth, depth_scale, self.config.max_depth)
-        depth_context = self._depth_context(cameras, reference, depth_scale, 1)
-        latent = self.depth.encoder(pad_to_grid(depth[:, None]), depth_context)
-        depth_bytes, latent = self.depth.entropy.compress(latent, depth_context)
-        _, inverse_depth_hat = self._finish_depth(latent, depth_context, size, depth_scale)
+        depth_bytes, inverse_depth_hat = b"", image.new_zeros(1, *size)
+        if inverse_depth is not None:
+            depth = normalised_depth(inverse_depth, depth_scale, self.config.max_depth)
+            depth_context = self._depth_context(cameras, reference, depth_scale, 1)
+            latent = self.depth.encoder(pad_to_grid(depth[:, None]), depth_context)
+            depth_bytes, latent = self.depth.entropy.compress(latent, depth_context)
+            _, inverse_depth_hat = self._finish_depth(latent, depth_context, size, depth_scale)
+        elif reference is not None:
+            raise ValueError("a view without depth cannot refer to another one")
 
         context = self._image_context(inverse_depth_hat, cameras, reference)
         latent = self.image.encoder(pad_to_grid(image), context)
@@ -147,23 +159,30 @@ class PaperCodec(CompressionModel):
         reference: ReferenceState | None,
         *,
         depth_scale: float = 1.0,
+        name: str = "view",
     ) -> tuple[Float[Tensor, "1 3 h w"], Float[Tensor, "1 h w"], ReferenceState]:
         """Image (0..1), inverse depth (scene units), and the state for views that refer to this one.
 
+        `name` is what error messages call the view. A wrong reference need not be noticed: the streams hold residuals.
+
         Raises:
             ValueError: more than one camera, or the model is in training mode.
-            BitstreamError: a part is damaged, or does not belong to this reference; the message names the part.
+            BitstreamError: a part is damaged; the message names the view and the part.
             WeightsError: `update()` was not run.
         """
         self._check_single(len(cameras))
         reference = reference if self.config.cross_view else None
         latent_size = padded_size(height, width)[0] // 16, padded_size(height, width)[1] // 16
-        depth_context = self._depth_context(cameras, reference, depth_scale, 1)
-        latent = self.depth.entropy.decompress(depth_bytes, latent_size, depth_context, name="depth part")
-        _, inverse_depth_hat = self._finish_depth(latent, depth_context, (height, width), depth_scale)
+        inverse_depth_hat = torch.zeros(1, height, width, device=self.device)
+        if depth_bytes:
+            depth_context = self._depth_context(cameras, reference, depth_scale, 1)
+            latent = self.depth.entropy.decompress(depth_bytes, latent_size, depth_context, name=f"{name}: depth part")
+            _, inverse_depth_hat = self._finish_depth(latent, depth_context, (height, width), depth_scale)
+        elif reference is not None:
+            raise BitstreamError(f"{name}: depth part: expected one, since the view refers to another one")
 
         context = self._image_context(inverse_depth_hat, cameras, reference)
-        latent = self.image.entropy.decompress(image_bytes, latent_size, context, name="image part")
+        latent = self.image.entropy.decompress(image_bytes, latent_size, context, name=f"{name}: image part")
         image_hat, features = self._finish_image(latent, context, (height, width))
         return image_hat, inverse_depth_hat, ReferenceState(image_hat, features, inverse_depth_hat, cameras)
 
@@ -244,9 +263,8 @@ class PaperCodec(CompressionModel):
         self, cameras: Cameras, reference: ReferenceState | None, depth_scale: float | Tensor, batch: int
     ) -> ViewContext:
         height, width = cameras.size
-        device = self.depth.cross_view_prior.weight.device
         if reference is None or not self.config.depth_prediction:
-            prediction = mask = torch.zeros(batch, height, width, device=device)
+            prediction = mask = torch.zeros(batch, height, width, device=self.device)
         else:
             predicted, covered = predict_inverse_depth(reference.inverse_depth, reference.cameras, cameras)
             mask = covered.float()
