@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, Command] = {
     "demo": Command("lmvic_ns.demo.commands:demo", "Make a small room, train on it, draw its depth, in minutes."),
     "train photos": Command("lmvic_ns.training.commands:train_photos", "Train the intra path on photographs."),
     "train scenes": Command("lmvic_ns.training.commands:train_scenes", "Train the cross-view path on chains of views."),
+    "train pack": Command("lmvic_ns.training.commands:train_pack", "Put training data into one file of at most 40 MB."),
     "eval rd": Command("lmvic_ns.evaluation.commands:rate_distortion", "Rate-distortion of our codec and its peers."),
     "eval alignment": Command("lmvic_ns.evaluation.commands:alignment", "Alignment of consecutive views, as Table 2."),
 }

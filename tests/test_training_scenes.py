@@ -18,6 +18,8 @@ from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.training import TrainingError
 from lmvic_ns.training.data import LevelConfig, PhotoBatch, StepSampler
 from lmvic_ns.training.objectives import ChainObjective, LossConfig
+from lmvic_ns.training.pack import Pack, PackConfig, write_pack
+from lmvic_ns.training.photos import PhotoSet
 from lmvic_ns.training.scenes import (
     ChainConfig,
     MixedDataset,
@@ -275,3 +277,51 @@ def test_what_is_missing_is_named(tmp_path: Path):
         normalised_scene(plane_scene().with_inverse_depth(None), "wall")
     with pytest.raises(SceneError, match="no scenes"):
         find_scenes(tmp_path)
+
+
+def photo_set(count: int = 30) -> PhotoSet:
+    random = np.random.default_rng(7)
+    small = (Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)) for _ in range(count))
+    images = tuple(np.asarray(s.resize((120, 100), Image.Resampling.BICUBIC)) for s in small)
+    return PhotoSet(tuple(f"photo-{n:03d}.png" for n in range(count)), images)
+
+
+def test_a_pack_holds_what_was_put_in_and_keeps_what_is_held_out(tmp_path: Path):
+    photos, scene = photo_set(), normalised_scene(plane_scene(), "wall")
+    path = tmp_path / "data.lmvicpack"
+    facts = write_pack(path, photos, [scene], PackConfig(validation_photos=4, quality=95))
+    assert facts["photos"] == 30 and facts["views"] == {"wall": 5} and path.stat().st_size <= 40e6
+    read = Pack(path).photos()
+    assert np.abs(read.images[3].astype(int) - photos.images[3].astype(int)).mean() < 2
+    ours, theirs = photos.split_validation(4)[1].names, read.split_validation(16)[1].names
+    assert [Path(n).stem for n in theirs] == [Path(n).stem for n in ours]
+    (again,) = Pack(path).scenes()
+    assert np.allclose(again.intrinsics, scene.intrinsics) and np.array_equal(again.world_to_camera, scene.world_to_camera)
+    assert again.inverse_depths[2].shape == (HEIGHT // 4, WIDTH // 4)
+    direct = SceneChains([scene], CONFIG, seed=4).sample(2)
+    packed = SceneChains([again], CONFIG, seed=4).sample(2)
+    assert (direct.inverse_depth - packed.inverse_depth).abs().max() < 0.02
+    assert write_pack(tmp_path / "b", photos, [scene], PackConfig(validation_photos=4, quality=95)) == facts
+    assert (tmp_path / "b").read_bytes() == path.read_bytes()
+
+
+def test_a_pack_keeps_to_its_size(tmp_path: Path):
+    path = tmp_path / "small.lmvicpack"
+    scene = normalised_scene(plane_scene(), "wall")
+    facts = write_pack(path, photo_set(), [scene], PackConfig(megabytes=0.15, scene_share=0.5, validation_photos=2))
+    assert path.stat().st_size <= 150_000 and 2 <= facts["photos"] < 30 and facts["views"]["wall"] >= 4
+    with pytest.raises(TrainingError, match="do not fit"):
+        write_pack(path, photo_set(), [scene], PackConfig(megabytes=0.01, validation_photos=2))
+
+
+def test_a_damaged_pack_is_named(tmp_path: Path):
+    path = tmp_path / "data.lmvicpack"
+    write_pack(path, photo_set(4), [], PackConfig(validation_photos=1))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(TrainingError, match="lmvic train pack"):
+        Pack(path).photos()
+    (tmp_path / "text").write_text("no pack")
+    with pytest.raises(TrainingError, match="not a training pack"):
+        Pack(tmp_path / "text")

@@ -167,6 +167,7 @@ class Conductor(Callback):
         self._next_report = self._next_validation = self._next_checkpoint = 0.0
         self._saved_step = -1
         self._validated_step = -1
+        self._validated_at = -math.inf
         self._training_loss = math.nan
         self._ending_seconds = 0.0  # what the last validation took: the time limit includes the one at the end
 
@@ -213,7 +214,9 @@ class Conductor(Callback):
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Validate and save a last time."""
         self._report(trainer, pl_module)
-        self._validate(trainer, pl_module)
+        just_looked = time.monotonic() - self._validated_at < self._ending_seconds
+        if not just_looked:  # what a validation costs must be worth it: little has changed since the last one
+            self._validate(trainer, pl_module)
         self._checkpoint(trainer, pl_module)
         self.signals.restore()
         self._tell(trainer, f"ended at step {pl_module.step}: {self.ended_by}; weights and checkpoint in {self.folder}")
@@ -271,7 +274,8 @@ class Conductor(Callback):
             if best:
                 module.best_score = value
                 save_average(self.folder / "best.safetensors", module, self.metadata)
-            self._ending_seconds = time.monotonic() - before
+            self._validated_at = time.monotonic()
+            self._ending_seconds = self._validated_at - before
         self._next_validation = time.monotonic() + self.validate_every
         self.means.reset()
 

@@ -1,4 +1,4 @@
-"""`lmvic train photos | scenes`."""
+"""`lmvic train photos | scenes | pack`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lmvic_ns.training import TrainingError, require_lightning
 from lmvic_ns.training.data import LevelConfig, PhotoDataset, collate_photos
+from lmvic_ns.training.pack import Pack, PackConfig, write_pack
 from lmvic_ns.training.photos import CropConfig, PhotoCrops, PhotoSet, centre_crops, load_photos
 from lmvic_ns.training.scenes import (
     ChainConfig,
@@ -22,9 +23,9 @@ from lmvic_ns.training.scenes import (
     load_scene,
     validation_chains,
 )
-from lmvic_ns.training.settings import OptionsConfig, now, optimization_config, run_config, start_model
+from lmvic_ns.training.settings import OptionsConfig, default_data, now, optimization_config, run_config, start_model
 from lmvic_ns.training.sfm_depth import find_scenes
-from lmvic_ns.training.validation import VALIDATION_LEVELS, rd_chains, rd_curve
+from lmvic_ns.training.validation import CHAIN_VALIDATION_LEVELS, VALIDATION_LEVELS, rd_chains, rd_curve
 
 VALIDATION_SIZE = 256
 
@@ -48,7 +49,7 @@ class TrainScenesConfig(OptionsConfig):
     """Folder of scenes with depth (what `lmvic prepare` wrote), one folder each; without it those of the pack."""
     validation_scene: str = "sceaux"
     """Held out of training, to choose the best weights by."""
-    validation_chains: int = 6
+    validation_chains: int = 4
     batch: int = 2
     """Chains a step and process."""
     photo_share: float = 0.3
@@ -61,11 +62,35 @@ class TrainScenesConfig(OptionsConfig):
     chains: ChainConfig = field(default_factory=ChainConfig)
 
 
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
+@dataclass(frozen=True)
+class TrainPackConfig:
+    """Put photographs and scenes with depth into one file that trains without nerfstudio."""
+
+    output: Path
+    """The pack, such as training.lmvicpack."""
+    data: Path = field(default_factory=default_data)
+    """A folder with photos/train, or a folder of pictures."""
+    scenes: Path | None = None
+    """Folder of scenes with depth (what `lmvic prepare` wrote); without it only photographs."""
+    exclude: tuple[str, ...] = ()
+    """Shell patterns of names (of photographs or scenes) to leave out."""
+    pack: PackConfig = field(default_factory=PackConfig)
+
+
+def train_pack(config: TrainPackConfig) -> None:
+    """Write a training pack: photographs and scenes with depth in one file."""
+    photos = find_photos(config.data).exclude(config.exclude)
+    folders = [] if config.scenes is None else find_scenes(config.scenes)
+    scenes = [load_scene(f) for f in folders if not any(fnmatch(f.name, pattern) for pattern in config.exclude)]
+    facts = write_pack(config.output, photos, scenes, config.pack)
+    views = ", ".join(f"{name} {count}" for name, count in facts["views"].items())
+    print(f"{config.output}: {facts['megabytes']:.1f} MB, {facts['photos']} photographs; views: {views or 'none'}")
+
+
 def find_photos(data: Path) -> PhotoSet:
     """The training photographs of a data folder, of a plain folder of pictures, or of a pack."""
     if data.is_file():
-        from lmvic_ns.training.pack import Pack
-
         return Pack(data).photos()
     folder = data / "photos" / "train"
     return load_photos(folder if folder.is_dir() else data)
@@ -79,8 +104,6 @@ def find_training_scenes(config: TrainScenesConfig) -> list[TrainingScene]:
         SceneError: there are no scenes.
     """
     if config.scenes is None:
-        from lmvic_ns.training.pack import Pack
-
         if not config.data.is_file():
             raise TrainingError("stage scenes needs scenes with depth: give --scenes FOLDER (see `lmvic prepare`)")
         scenes = Pack(config.data).scenes()
@@ -151,7 +174,7 @@ def train_scenes(config: TrainScenesConfig) -> None:
     )
     chains = validation_chains(held_out_scenes, config.chains, config.validation_chains, batch=config.batch)
     pictures = validation_photos(validation, config.batch * config.chains.views)
-    looked_at = VALIDATION_LEVELS if fixed is None else (fixed,)
+    looked_at = CHAIN_VALIDATION_LEVELS if fixed is None else (fixed,)
 
     def validate(model):
         return [

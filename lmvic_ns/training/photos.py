@@ -29,6 +29,8 @@ class PhotoSet:
 
     names: tuple[str, ...]
     images: tuple[np.ndarray, ...]
+    held_out: tuple[str, ...] = ()
+    """Names to validate on where a pack says so: those that the whole collection holds out."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -40,7 +42,7 @@ class PhotoSet:
 
     def subset(self, indices: Sequence[int]) -> PhotoSet:
         """The photographs at `indices`, sharing memory."""
-        return PhotoSet(tuple(self.names[i] for i in indices), tuple(self.images[i] for i in indices))
+        return PhotoSet(tuple(self.names[i] for i in indices), tuple(self.images[i] for i in indices), self.held_out)
 
     def exclude(self, patterns: Sequence[str]) -> PhotoSet:
         """Without the names that match a shell pattern (such as `urban-*`, whose terms are for research only)."""
@@ -53,6 +55,8 @@ class PhotoSet:
             raise TrainingError(f"{count} validation photographs asked of {len(self)}: give more photographs or fewer")
         stride = len(self) / max(count, 1)
         held_out = {int((k + 0.5) * stride) for k in range(count)}
+        if self.held_out:
+            held_out = {i for i, name in enumerate(self.names) if name in self.held_out}
         rest = [i for i in range(len(self)) if i not in held_out]
         return self.subset(rest), self.subset(sorted(held_out))
 

@@ -20,6 +20,8 @@ from lmvic_ns.training.scenes import ChainBatch
 LambdaOfLevel = Callable[[Tensor], Tensor]
 
 VALIDATION_LEVELS = (0.0, 16.0, 32.0, 48.0, 63.0)
+CHAIN_VALIDATION_LEVELS = (8.0, 32.0, 56.0)
+"""Fewer, because a chain costs several pictures."""
 
 
 @dataclass(frozen=True)
