@@ -57,7 +57,7 @@ def draw_by_loop(scene: SplatScene, background: Tensor, tile_size: int) -> dict[
 
 
 def test_pictures_equal_the_pixel_loop():
-    scene = random_scene(100, 37, 22, cameras=2, size=0.16, seed=1).to(torch.float64)
+    scene = random_scene(220, 37, 22, cameras=2, size=0.22, seed=1).to(torch.float64)
     lens = scene.intrinsics * torch.tensor([[0.6], [0.6], [1.0]]).double()  # wider: some rays meet nothing
     lens[:, :2, 2] = torch.tensor([18.0, 11.0])
     scene = replace(scene, opacities=scene.opacities.sqrt().sqrt(), intrinsics=lens)
