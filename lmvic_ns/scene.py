@@ -205,9 +205,7 @@ def _check_cameras(cameras: Cameras, names: list[str]) -> None:
                 f"intrinsics of view {name!r} are not those of a pinhole camera (last row 0 0 1, upper triangular)"
             )
         if int(cameras.height[index]) < 1 or int(cameras.width[index]) < 1:
-            raise SceneError(
-                f"view {name!r} has no pixels ({int(cameras.height[index])} x {int(cameras.width[index])})"
-            )
+            raise SceneError(f"view {name!r} has no pixels ({int(cameras.height[index])} x {int(cameras.width[index])})")
         rotation = t[:3, :3]
         off = float((rotation @ rotation.T - torch.eye(3, dtype=torch.float64)).abs().max())
         if off > 1e-4 or float(torch.det(rotation)) < 0 or bool((t[3] != t.new_tensor([0.0, 0.0, 0.0, 1.0])).any()):

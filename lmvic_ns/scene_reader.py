@@ -166,21 +166,15 @@ def _frame(file: Path, meta: dict[str, Any], record: dict[str, Any], name: str) 
     model = str(settings.get("camera_model", "PINHOLE"))
     if model not in _PERSPECTIVE_MODELS or settings.get("is_fisheye"):
         shown = model if model not in _PERSPECTIVE_MODELS else "fisheye"
-        raise SceneError(
-            f"{file}: camera model {shown} of {name!r} is not supported; undistort to PINHOLE or OPENCV first"
-        )
+        raise SceneError(f"{file}: camera model {shown} of {name!r} is not supported; undistort to PINHOLE or OPENCV first")
 
     def number(key: str, default: float | None = None) -> float:
         return _number(file, name, settings, key, default)
 
     declared = number("h", height), number("w", width)
     if declared != (height, width):
-        raise SceneError(
-            f"{image_path}: is {width} x {height} pixels, but {file.name} says {declared[1]:g} x {declared[0]:g}"
-        )
-    camera = PinholeModel(
-        number("fl_x"), number("fl_y", number("fl_x")), number("cx", width / 2), number("cy", height / 2)
-    )
+        raise SceneError(f"{image_path}: is {width} x {height} pixels, but {file.name} says {declared[1]:g} x {declared[0]:g}")
+    camera = PinholeModel(number("fl_x"), number("fl_y", number("fl_x")), number("cx", width / 2), number("cy", height / 2))
     if not (camera.fx > 0 and camera.fy > 0):
         raise SceneError(f"{file}: focal lengths of {name!r} must be positive, not {camera.fx}, {camera.fy}")
     lens = _lens(file, name, settings)
@@ -210,9 +204,7 @@ def _lens(file: Path, name: str, settings: dict[str, Any]) -> LensDistortion:
         settings = dict(zip(keys, values, strict=True))
     k1, k2, k3, k4, p1, p2 = (_number(file, name, settings, key, 0.0) for key in keys)
     if k4 != 0:
-        raise SceneError(
-            f"{file}: distortion coefficient k4 of {name!r} is not supported (nor by nerfstudio); undistort first"
-        )
+        raise SceneError(f"{file}: distortion coefficient k4 of {name!r} is not supported (nor by nerfstudio); undistort first")
     return LensDistortion(k1, k2, k3, p1, p2)
 
 
@@ -279,9 +271,7 @@ def _read_depth(path: Path) -> np.ndarray:
         else:
             with Image.open(path) as picture:
                 if picture.mode not in ("I", "I;16", "I;16B", "I;16L", "F", "L"):
-                    raise SceneError(
-                        f"{path}: is a colour picture; depth must be one channel of 16 bits, or a .npy file"
-                    )
+                    raise SceneError(f"{path}: is a colour picture; depth must be one channel of 16 bits, or a .npy file")
                 depth = np.array(picture)
     except (OSError, ValueError, UnidentifiedImageError) as error:
         raise SceneError(f"{path}: cannot be read as depth ({error})") from error

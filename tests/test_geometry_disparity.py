@@ -144,7 +144,7 @@ def test_same_bits_permuted_split_and_threaded(monkeypatch: pytest.MonkeyPatch) 
         assert _same(single, _picked(whole, [i]))
     # any cut into chunks of rows
     for pixels in (1, 240 * 7, 1 << 30):
-        monkeypatch.setattr(projection, "_CHUNK_PIXELS", pixels)
+        monkeypatch.setattr(projection, "CHUNK_PIXELS", pixels)
         assert _same(disparity_and_mask(depth, views, reference_depth, references), whole)
     threads = torch.get_num_threads()
     try:

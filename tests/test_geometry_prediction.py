@@ -70,7 +70,7 @@ def test_same_bits_whatever_the_cut_and_the_threads(monkeypatch: pytest.MonkeyPa
     predicted, mask = predict_inverse_depth(depth, references, views)
     threads = torch.get_num_threads()
     for pixels, count in ((1, 1), (240 * 11, 2), (1 << 30, 2)):
-        monkeypatch.setattr(projection, "_CHUNK_PIXELS", pixels)
+        monkeypatch.setattr(projection, "CHUNK_PIXELS", pixels)
         torch.set_num_threads(count)
         try:
             again = predict_inverse_depth(depth.flip(0), references[[2, 1, 0]], views[[2, 1, 0]])

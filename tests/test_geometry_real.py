@@ -60,7 +60,9 @@ class Tracks:
         there = self.matcher.knnMatch(self.found[a][1], self.found[b][1], k=2)
         back = self.matcher.match(self.found[b][1], self.found[a][1])
         nearest = {m.queryIdx: m.trainIdx for m in back}
-        pairs = [(m.queryIdx, m.trainIdx) for m, n in there if m.distance < 0.75 * n.distance and nearest[m.trainIdx] == m.queryIdx]
+        pairs = [
+            (m.queryIdx, m.trainIdx) for m, n in there if m.distance < 0.75 * n.distance and nearest[m.trainIdx] == m.queryIdx
+        ]
         first, second = np.array(pairs).T
         return self.found[a][0][first], self.found[b][0][second]
 

@@ -92,8 +92,8 @@ def test_upsampling_in_scalar_arithmetic() -> None:
             row, column = min(max((2 * i + 1 - 4) // 8, 0), 4), min(max((2 * j + 1 - 4) // 8, 0), 5)
             fy, fx = (2 * i + 1 - 4 - row * 8) / 8, (2 * j + 1 - 4 - column * 8) / 8
             a, b, c, d = (float(coarse[0, row + r, column + s]) for r in (0, 1) for s in (0, 1))
-            upper, lower = a * (1 - fx) + b * fx, c * (1 - fx) + d * fx
-            expected = torch.tensor(upper * (1 - fy) + lower * fy, dtype=torch.float64).float()
+            left, right = a * (1 - fy) + c * fy, b * (1 - fy) + d * fy
+            expected = torch.tensor(left * (1 - fx) + right * fx, dtype=torch.float64).float()
             assert float(fine[0, i, j]) == float(expected)
 
 

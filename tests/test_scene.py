@@ -236,7 +236,12 @@ def test_depth_of_another_resolution_unit_and_infinity(dataset: Path) -> None:
 
 @pytest.mark.parametrize(
     ("names", "message"),
-    [(["a", "a", "b"], "twice"), (["a", "../b", "c"], "file name"), (["a", "", "c"], "file name"), (["a", "b"], "2 names for 3")],
+    [
+        (["a", "a", "b"], "twice"),
+        (["a", "../b", "c"], "file name"),
+        (["a", "", "c"], "file name"),
+        (["a", "b"], "2 names for 3"),
+    ],
 )
 def test_bad_names(scene: MultiViewScene, names: list[str], message: str) -> None:
     with pytest.raises(SceneError, match=message):

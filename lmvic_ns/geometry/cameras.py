@@ -205,13 +205,7 @@ def relative_projection(cameras: Cameras, reference: Cameras) -> tuple[Float[Ten
     M = K_r R K_n^-1 and b = K_r t with R, t of T_r T_n^-1. q.z is the ratio of the depth seen from the reference to the
     depth seen from the view.
     """
-    rotation = fixed_order_matmul(
-        reference.world_to_camera[:, :3, :3], cameras.world_to_camera[:, :3, :3].transpose(1, 2)
-    )
-    translation = reference.world_to_camera[:, :3, 3:] - fixed_order_matmul(
-        rotation, cameras.world_to_camera[:, :3, 3:]
-    )
-    homography = fixed_order_matmul(
-        reference.intrinsics, fixed_order_matmul(rotation, invert_intrinsics(cameras.intrinsics))
-    )
+    rotation = fixed_order_matmul(reference.world_to_camera[:, :3, :3], cameras.world_to_camera[:, :3, :3].transpose(1, 2))
+    translation = reference.world_to_camera[:, :3, 3:] - fixed_order_matmul(rotation, cameras.world_to_camera[:, :3, 3:])
+    homography = fixed_order_matmul(reference.intrinsics, fixed_order_matmul(rotation, invert_intrinsics(cameras.intrinsics)))
     return homography, fixed_order_matmul(reference.intrinsics, translation)[..., 0]

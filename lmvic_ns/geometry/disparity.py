@@ -65,12 +65,14 @@ def disparity_and_mask(
 
 
 def farthest_of_neighbours(inverse_depth: Float[Tensor, "b h w"]) -> Float[Tensor, "b h+1 w+1"]:
-    """Smallest inverse depth of the four pixel centres round each pixel corner; the occlusion test's view of the reference.
+    """Smallest inverse depth of the four pixel centres round each pixel corner; the occlusion test's view of the
+    reference.
 
-    A position lies between four pixel centres. A point counts as hidden only when all four surfaces are in front of it, so that an
-    edge does not bleed onto the surface behind it. (On the analytic scene of the tests this had the fewest wrong mask pixels, with
-    exact depth, noisy depth and depth coded at a quarter of the resolution: 0.20 %, 0.22 % and 0.85 % against 0.25 %, 0.37 % and
-    1.05 % for the nearest pixel.)
+    A position lies between four pixel centres. A point counts as hidden only when all four surfaces are in front of it,
+    so that an edge does not bleed onto the surface behind it. (On the analytic scene of the tests this had the fewest
+    wrong mask pixels, with
+    exact depth, noisy depth and depth coded at a quarter of the resolution: 0.20 %, 0.22 % and 0.85 % against 0.25 %,
+        0.37 % and 1.05 % for the nearest pixel.)
     """
     clean = clean_inverse_depth(inverse_depth, torch.float32)
     padded = torch.nn.functional.pad(clean[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
@@ -87,7 +89,9 @@ def disparity_to_surfaces(
     relative_margin: float,
     frame_margin: float,
 ) -> Disparity:
-    """`disparity_and_mask` with the reference's `farthest_of_neighbours` at hand, for many views against the same references."""
+    """`disparity_and_mask` with the reference's `farthest_of_neighbours` at hand, for many views against the same
+    references.
+    """
     batch, height, width = inverse_depth.shape
     corners = surfaces.shape[1], surfaces.shape[2]
     reference_size = corners[0] - 1, corners[1] - 1
@@ -124,6 +128,4 @@ def check_sizes(cameras: Cameras, batch: int, size: tuple[int, int], what: str) 
     if len(cameras) not in (1, batch):
         raise ValueError(f"{len(cameras)} {what} cameras for a batch of {batch} maps")
     if bool((cameras.height != size[0]).any()) or bool((cameras.width != size[1]).any()):
-        raise ValueError(
-            f"the {what}'s cameras are not of its map's size {size}: use Cameras.resize or Cameras.coarsen first"
-        )
+        raise ValueError(f"the {what}'s cameras are not of its map's size {size}: use Cameras.resize or Cameras.coarsen first")

@@ -144,9 +144,7 @@ def reference_tree(distances: Float[Tensor, "v v"], *, max_depth: int | None = 8
     """
     matrix = _checked(distances)
     if max_depth is not None and max_depth < 1:
-        raise ValueError(
-            f"max_depth must be at least 1 (or None), not {max_depth}; use independent_views for no references"
-        )
+        raise ValueError(f"max_depth must be at least 1 (or None), not {max_depth}; use independent_views for no references")
     views = len(matrix)
     root = int(matrix.sum(axis=1).argmin())
     parent, depth = np.full(views, -1), np.zeros(views, dtype=np.int64)

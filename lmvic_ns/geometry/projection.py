@@ -24,7 +24,7 @@ NEAREST_RATIO = 1e-6
 LARGEST_INVERSE_DEPTH = 1e30
 """Keeps every product finite in float32."""
 
-_CHUNK_PIXELS = 1 << 15  # float64 rows of a chunk: 256 KiB an operand, so that intermediates stay in the L2 cache
+CHUNK_PIXELS = 1 << 15  # float64 rows of a chunk: 256 KiB an operand, so that intermediates stay in the L2 cache
 
 
 class Projection(NamedTuple):
@@ -52,12 +52,12 @@ def chunks(batch: int, height: int, width: int, device: torch.device) -> Iterato
     if device.type != "cpu":
         yield slice(0, batch), slice(0, height)
         return
-    if height * width <= _CHUNK_PIXELS:
-        step = max(1, _CHUNK_PIXELS // max(1, height * width))
+    if height * width <= CHUNK_PIXELS:
+        step = max(1, CHUNK_PIXELS // max(1, height * width))
         for start in range(0, batch, step):
             yield slice(start, min(start + step, batch)), slice(0, height)
         return
-    step = max(1, _CHUNK_PIXELS // width)
+    step = max(1, CHUNK_PIXELS // width)
     for view in range(batch):
         for start in range(0, height, step):
             yield slice(view, view + 1), slice(start, min(start + step, height))

@@ -8,10 +8,10 @@ beyond the picture.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lmvic_ns.geometry.projection import clean_inverse_depth
+from lmvic_ns.geometry.projection import CHUNK_PIXELS, clean_inverse_depth
 
 _LARGEST_FACTOR = 64
 
@@ -43,26 +43,38 @@ def upsample_inverse_depth(
         ValueError: No factor explains the sizes.
     """
     coarse = clean_inverse_depth(inverse_depth)
+    batch, device = coarse.shape[0], coarse.device
     size = int(coarse.shape[1]), int(coarse.shape[2])
     factor = _factor(size, (height, width), factor)
-    row, fy = _linear_cells(size[0], height, factor, coarse.device)
-    column, fx = _linear_cells(size[1], width, factor, coarse.device)
+    row, fy = _linear_cells(size[0], height, factor, device)
+    column, fx = _linear_cells(size[1], width, factor, device)
     next_row, next_column = (row + 1).clamp(max=size[0] - 1), (column + 1).clamp(max=size[1] - 1)
+    nearest_row, nearest_column = torch.where(fy < 0.5, row, next_row), torch.where(fx < 0.5, column, next_column)
+    one_surface = _one_surface(coarse, edge_ratio)
 
-    # the test for edges and the slopes live on the coarse grid: only four gathers of it run at full size
-    def corner(rows: Tensor, columns: Tensor) -> Tensor:
-        return coarse.index_select(1, rows).index_select(2, columns)
+    result = torch.empty(batch, height, width, dtype=torch.float32, device=device)
+    step = max(1, CHUNK_PIXELS // width) if device.type == "cpu" else height
+    for view in range(batch):
+        grid, smooth = coarse[view], one_surface[view]
+        for start in range(0, height, step):
+            rows = slice(start, min(start + step, height))
+            down = fy[rows, None]
+            vertical = grid[row[rows]] * (1.0 - down) + grid[next_row[rows]] * down
+            linear = vertical.index_select(1, column) * (1.0 - fx)
+            linear.add_(vertical.index_select(1, next_column).mul_(fx)).clamp_(min=0.0)
+            nearest = grid[nearest_row[rows]].index_select(1, nearest_column)
+            result[view, rows] = torch.where(smooth[row[rows]].index_select(1, column), linear, nearest)
+    return result
 
-    a, b = corner(row, column), corner(row, next_column)
-    c, d = corner(next_row, column), corner(next_row, next_column)
-    largest = torch.maximum(torch.maximum(a, b), torch.maximum(c, d))
-    smallest = torch.minimum(torch.minimum(a, b), torch.minimum(c, d))
-    one_surface = largest - smallest <= largest * edge_ratio
-    fx, fy = fx[None, None, :], fy[None, :, None]
-    upper, lower = a * (1.0 - fx) + b * fx, c * (1.0 - fx) + d * fx
-    linear = (upper * (1.0 - fy) + lower * fy).clamp_(min=0.0)
-    nearest = torch.where(fy < 0.5, torch.where(fx < 0.5, a, b), torch.where(fx < 0.5, c, d))
-    return torch.where(one_surface, linear, nearest).float()
+
+def _one_surface(coarse: Float[Tensor, "b h w"], edge_ratio: float) -> Bool[Tensor, "b h w"]:
+    """Whether each pixel and its right, lower and diagonal neighbours (repeated at the border) are one surface."""
+    padded = torch.nn.functional.pad(coarse[:, None], (0, 1, 0, 1), mode="replicate")[:, 0]
+    largest = torch.maximum(padded[:, 1:], padded[:, :-1])
+    smallest = torch.minimum(padded[:, 1:], padded[:, :-1])
+    largest = torch.maximum(largest[:, :, 1:], largest[:, :, :-1])
+    smallest = torch.minimum(smallest[:, :, 1:], smallest[:, :, :-1])
+    return largest - smallest <= largest * edge_ratio
 
 
 @torch.no_grad()
