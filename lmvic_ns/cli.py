@@ -33,11 +33,14 @@ class Command:
 
 COMMANDS: Mapping[str, Command] = {
     "demo": Command("lmvic_ns.demo.commands:demo", "Make a small room, train on it, draw its depth, in minutes."),
+    "prepare": Command("lmvic_ns.export.prepare:prepare", "Give training scenes their depth, in folders of their own."),
     "train photos": Command("lmvic_ns.training.commands:train_photos", "Train the intra path on photographs."),
     "train scenes": Command("lmvic_ns.training.commands:train_scenes", "Train the cross-view path on chains of views."),
     "train pack": Command("lmvic_ns.training.commands:train_pack", "Put training data into one file of at most 40 MB."),
     "eval rd": Command("lmvic_ns.evaluation.commands:rate_distortion", "Rate-distortion of our codec and its peers."),
-    "eval alignment": Command("lmvic_ns.evaluation.commands:alignment", "Alignment of consecutive views, as Table 2."),
+    "eval alignment": Command("lmvic_ns.evaluation.commands_scene:alignment", "Alignment of consecutive views, as Table 2."),
+    "eval ablation": Command("lmvic_ns.evaluation.commands_scene:ablation", "What each part of the method is worth."),
+    "eval speed": Command("lmvic_ns.evaluation.commands_scene:speed", "Time by stage, memory, operations, parameters."),
 }
 
 

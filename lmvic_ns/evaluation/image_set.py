@@ -156,9 +156,13 @@ def our_order(images: ImageSet) -> list[int]:
     """
     import torch
 
+    return pose_chain(torch.linalg.inv(torch.from_numpy(camera_to_world(images))))
+
+
+def pose_chain(world_to_camera: Float[Tensor, "v 4 4"]) -> list[int]:
+    """The greedy chain over pose distances (8) from the view nearest to all others; the cameras' spread is a unit of length."""
     from lmvic_ns.geometry.ordering import greedy_chain, pose_distance
 
-    world_to_camera = torch.linalg.inv(torch.from_numpy(camera_to_world(images)))
     centers = -(world_to_camera[:, :3, :3].transpose(1, 2) @ world_to_camera[:, :3, 3:])[..., 0]
     spread = float((centers - centers.mean(0)).square().sum(1).mean().sqrt())
     distances = pose_distance(world_to_camera, translation_scale=spread if spread > 0 else 1.0)

@@ -73,7 +73,7 @@ class Jpeg(_PillowCodec):
 
     name, suffix, feature, pillow_format = "jpeg", ".jpg", "jpg", "JPEG"
     described = "4:4:4 optimize"
-    settings = (10, 20, 35, 50, 70, 85, 93)
+    settings = (10, 25, 50, 75, 90)
 
     def options(self, setting: float) -> dict[str, Any]:
         """4:4:4 and optimized."""
@@ -85,7 +85,7 @@ class WebP(_PillowCodec):
 
     name, suffix, feature, pillow_format = "webp", ".webp", "webp", "WEBP"
     described = "method 6, 4:2:0"
-    settings = (5, 20, 40, 60, 80, 90, 95)
+    settings = (5, 25, 50, 75, 90)
 
     def options(self, setting: float) -> dict[str, Any]:
         """Slowest method."""
@@ -97,7 +97,7 @@ class Avif(_PillowCodec):
 
     name, suffix, feature, pillow_format = "avif", ".avif", "avif", "AVIF"
     described = "4:4:4 speed 6 aom"
-    settings = (10, 20, 35, 50, 65, 80)
+    settings = (15, 30, 45, 60, 75)
 
     def options(self, setting: float) -> dict[str, Any]:
         """4:4:4, libaom, one thread (shared machines)."""
@@ -108,7 +108,7 @@ class JpegXl(StillCodec):
     """JPEG XL, lossy VarDCT in XYB, effort 7 (libjxl through imagecodecs)."""
 
     name, suffix, setting_name = "jxl", ".jxl", "distance"
-    settings = (12.0, 6.0, 3.5, 2.0, 1.0, 0.5)
+    settings = (10.0, 5.0, 2.5, 1.2, 0.6)
 
     def _library(self) -> Any:
         try:
