@@ -160,7 +160,7 @@ def test_render_and_eval_commands(trained, tmp_path: Path):
 
     config = trained.config.get_base_dir() / "config.yml"
     names = ["median_depth", "raw-median_depth"]
-    DatasetRender(load_config=config, output_path=tmp_path / "r", rendered_output_names=names, split="test").main()
+    DatasetRender(load_config=config, output_path=tmp_path / "r", rendered_output_names=names, split="train").main()
     raw = sorted((tmp_path / "r").rglob("raw-median_depth/*.npy.gz"))
     assert raw and sorted((tmp_path / "r").rglob("median_depth/*.jpg"))
     with gzip.open(raw[0]) as stream:
