@@ -303,11 +303,14 @@ def child(job: Job, pipe: Any) -> None:
     pipe.send(None)
 
 
-def run_all(job: Job, progress: Callable[[int], None] = lambda number: None) -> tuple[list[Result], float]:
-    """All cases; and the resident megabytes of a process that has decoded the files as they are."""
+def run_all(
+    job: Job, progress: Callable[[int], None] = lambda number: None, seconds: float = float("inf")
+) -> tuple[list[Result], float]:
+    """All cases, or as many as the time allows; and the resident megabytes of a process after normal decodes."""
     context = multiprocessing.get_context("spawn")
     results: list[Result] = []
     baseline = 0.0
+    end = time.monotonic() + seconds
     while True:
         receive, send = context.Pipe(duplex=False)
         process = context.Process(target=child, args=(job, send), daemon=True)
@@ -320,6 +323,9 @@ def run_all(job: Job, progress: Callable[[int], None] = lambda number: None) -> 
                 results.append(message[1])
                 job.first = message[0] + 1
                 progress(job.first)
+                if time.monotonic() > end:
+                    process.terminate()
+                    break
             process.join()
             return results, baseline
         except EOFError:
@@ -353,6 +359,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--codec", type=Path, nargs="+", metavar="FILE", help="real files, decoded by the codec")
     parser.add_argument("--weights", default="tiny", help="name or path of the codec's weights")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
     parser.add_argument("--json", type=Path, help="write all failures and the counts here")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -368,7 +375,7 @@ def main() -> None:
             if number % 1000 == 0:
                 print(f"{number} cases, {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
 
-        results, baseline = run_all(job, progress)
+        results, baseline = run_all(job, progress, arguments.seconds)
     print(table(results, baseline))
     failures = [(number, r) for number, r in enumerate(results) if r.outcome == "failure"]
     for number, result in failures[:20]:
