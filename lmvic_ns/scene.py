@@ -86,12 +86,14 @@ class MultiViewScene:
         index = self._index(index)
         if self._inverse_depth is None:
             raise SceneError(
-                "the scene has no depth: give depth_file_path for every frame of transforms.json, or export it from a trained model"
+                "the scene has no depth: give depth_file_path for every frame of transforms.json, "
+                "or export it from a trained model"
             )
         value = _fetch(self._inverse_depth, index).float()
         if tuple(value.shape) != self._size(index):
             raise SceneError(
-                f"inverse depth of view {self.names[index]!r} has shape {tuple(value.shape)}, its camera expects {self._size(index)}"
+                f"inverse depth of view {self.names[index]!r} has shape {tuple(value.shape)}, "
+                f"its camera expects {self._size(index)}"
             )
         if not bool(torch.isfinite(value).all()) or bool((value < 0).any()):
             raise SceneError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def _names(file: Path, records: list[dict[str, Any]]) -> list[str]:
         if not isinstance(record.get("file_path"), str) or not record["file_path"]:
             raise SceneError(f"{file}: a frame has no file_path")
         paths.append(Path(record["file_path"]))
-    for earlier, later in zip(paths, paths[1:], strict=False):
+    for earlier, later in pairwise(paths):
         if earlier == later:
             raise SceneError(f"{file}: {later} occurs in two frames; each view may appear once")
     stems = [p.stem for p in paths]
@@ -251,8 +252,7 @@ def _check_picture(path: Path, picture: Image.Image) -> None:
 def _opaque_rgb(path: Path, picture: Image.Image) -> Image.Image:
     if "A" in picture.getbands() or "transparency" in picture.info:
         rgba = picture.convert("RGBA")
-        lowest = rgba.getextrema()[3]
-        if (lowest[0] if isinstance(lowest, tuple) else lowest) < 255:
+        if int(np.asarray(rgba.getchannel("A")).min()) < 255:
             raise SceneError(f"{path}: has transparent pixels; flatten it onto a background first")
         return rgba.convert("RGB")
     return picture.convert("RGB")

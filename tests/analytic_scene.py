@@ -90,14 +90,14 @@ class AnalyticScene:
         )
 
     def truth(self, view: Rendering, reference: Cameras, index: int = 0) -> Truth:
-        """Where the view's points lie in the reference, and whether they are seen there, by casting a ray at the exact position."""
+        """Where the view's points lie in the reference, and whether they are seen there: a ray is cast at the position."""
         world_to_camera = reference.world_to_camera[index].numpy()
         p = view.points @ world_to_camera[:3, :3].T + np.where(view.finite[..., None], world_to_camera[:3, 3], 0.0)
         q = p @ reference.intrinsics[index].numpy().T
         front = q[..., 2] > 1e-6
         z = np.where(front, q[..., 2], 1.0)
         x, y = q[..., 0] / z, q[..., 1] / z
-        depth, surface = self.cast(reference, index, x, y)
+        depth, _ = self.cast(reference, index, x, y)
         distance = np.where(view.finite, z, np.inf)
         with np.errstate(invalid="ignore"):  # infinity - infinity where both are sky
             same = np.where(view.finite, np.abs(distance - depth) <= 1e-6 * distance, ~np.isfinite(depth))

@@ -22,7 +22,7 @@ def read_points(path: Path) -> np.ndarray:
 
 
 def sparse_inverse_depth(scene: MultiViewScene, view: int, points: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
-    """Inverse depth at the pixels that hold a projected point (the nearest wins), and the exact pixel positions of these points.
+    """Inverse depth at the pixels that hold a projected point (the nearest wins), and the points' exact positions.
 
     Plain numpy on the numbers of transforms.json: independent of lmvic_ns.geometry apart from the stored matrices.
     """
@@ -77,7 +77,7 @@ def reprojection_errors(scene: MultiViewScene, points: np.ndarray, tracks: Track
     for (x, y), there in zip(feature, tracked, strict=True):
         column, row = int(x), int(y)
         if depth[row, column] > 0 and np.hypot(*(exact[row, column] - (x, y))) < 1.0 and bool(result.mask[0, row, column]):
-            errors.append((x, y) + result.disparity[0, row, column].numpy() - there)
+            errors.append(np.array([x, y]) + result.disparity[0, row, column].numpy() - there)
     return np.array(errors).reshape(-1, 2)
 
 

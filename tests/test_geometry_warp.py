@@ -14,7 +14,7 @@ from lmvic_ns.geometry.warp import warp
 
 def _by_grid_sample(features: torch.Tensor, disparity: torch.Tensor, scale: int = 1) -> torch.Tensor:
     """The textbook way, in float64; the disparity is already at the features' resolution."""
-    b, _, h, w = features.shape
+    h, w = features.shape[2:]
     rows, columns = disparity.shape[1:3]
     x = torch.arange(columns).double() + 0.5 + disparity[..., 0].double() / scale
     y = torch.arange(rows).double()[:, None] + 0.5 + disparity[..., 1].double() / scale
