@@ -165,8 +165,8 @@ def blend_backward(
     blocks = (tile_size + LANES - 1) // LANES
     stride = blocks * LANES
     for thread in prange(threads):
-        # T, behind, gradients of red, green, blue, depth, last, and one row of scratch
-        planes = np.empty(8 * PLANE, np.float32)
+        # T, behind, gradients of red, green, blue, depth, last, and of the Gaussian at hand: s = dL/dsigma, alpha T
+        planes = np.empty(9 * PLANE, np.float32)
         # for 8 columns, sums over rows: s, s dy, s dy^2, red, green, blue, depth, |s (a dx + b dy)|, |s (b dx + c dy)|
         sums = np.empty(9 * LANES, np.float32)
         for turn in range(thread, tile_order.shape[0], threads):
@@ -217,8 +217,7 @@ def blend_backward(
                         dy = mean_y - (F32(top + row) + HALF)
                         base = np.uint64(row * stride + block * LANES)
                         for lane in range(LANES):
-                            u = np.uint64(lane)
-                            i = base + u
+                            i = base + np.uint64(lane)
                             raw = _alpha(dx0 - F32(lane), dy, a, b, c, opacity)
                             alpha = min(MAX_ALPHA, raw)
                             drawn = (alpha >= MIN_ALPHA) & (index <= planes[i + np.uint64(6 * PLANE)])
@@ -236,18 +235,24 @@ def blend_backward(
                             s = -raw * grad_alpha if (drawn & (raw <= MAX_ALPHA)) else ZERO
                             planes[i] = before if drawn else t
                             planes[i + np.uint64(PLANE)] = behind + weight * value
-                            planes[u + np.uint64(7 * PLANE)] = s
+                            planes[i + np.uint64(7 * PLANE)] = s
+                            planes[i + np.uint64(8 * PLANE)] = weight
+                        # a loop of its own: LLVM vectorises each when it has one set of addresses to tell apart
+                        for lane in range(LANES):
+                            u = np.uint64(lane)
+                            i = base + u
+                            s, weight = planes[i + np.uint64(7 * PLANE)], planes[i + np.uint64(8 * PLANE)]
                             sums[u] += s
                             sums[u + np.uint64(LANES)] += s * dy
                             sums[u + np.uint64(2 * LANES)] += s * dy * dy
-                            sums[u + np.uint64(3 * LANES)] += weight * grad_red
-                            sums[u + np.uint64(4 * LANES)] += weight * grad_green
-                            sums[u + np.uint64(5 * LANES)] += weight * grad_blue
-                            sums[u + np.uint64(6 * LANES)] += weight * grad_z
+                            sums[u + np.uint64(3 * LANES)] += weight * planes[i + np.uint64(2 * PLANE)]
+                            sums[u + np.uint64(4 * LANES)] += weight * planes[i + np.uint64(3 * PLANE)]
+                            sums[u + np.uint64(5 * LANES)] += weight * planes[i + np.uint64(4 * PLANE)]
+                            sums[u + np.uint64(6 * LANES)] += weight * planes[i + np.uint64(5 * PLANE)]
                         if absolute:
                             for lane in range(LANES):
                                 u = np.uint64(lane)
-                                s = planes[u + np.uint64(7 * PLANE)]
+                                s = planes[base + u + np.uint64(7 * PLANE)]
                                 dx = dx0 - F32(lane)
                                 sums[u + np.uint64(7 * LANES)] += abs(s * (a * dx + b * dy))
                                 sums[u + np.uint64(8 * LANES)] += abs(s * (b * dx + c * dy))
