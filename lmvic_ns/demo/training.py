@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nerfstudio.configs.method_configs import method_configs
+from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.pipelines.base_pipeline import Pipeline
 from torchvision.utils import save_image
 
@@ -28,7 +28,7 @@ class TrainedSplat:
 
 def train(scene: Path, output: Path, steps: int) -> TrainedSplat:
     """`ns-train lmvic-splat` on a data set, without viewer; the schedule is shortened to `steps`."""
-    method: Any = method_configs["lmvic-splat"]
+    method: Any = all_methods["lmvic-splat"]
     config: Any = rescheduled(method, steps)
     config.data = config.pipeline.datamanager.data = scene
     config.output_dir, config.experiment_name, config.timestamp = output, scene.name, "demo"
