@@ -1,0 +1,98 @@
+"""`lmvic prepare`: give a training scene its depth, once, in a folder of its own.
+
+`OUTPUT/SCENE/` is a nerfstudio dataset by itself (transforms.json, images/, depths/): pinhole photographs, the poses that
+the depth belongs to, and float depth in scene units. The scene's own folder is left as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from lmvic_ns.errors import SceneError
+from lmvic_ns.scene import MultiViewScene
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Write scenes with depth, to train the codec on."""
+
+    scenes: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Scene folders (with a transforms.json); one at most with --load-config, to name what is written."""
+    output: Path = Path("prepared-scenes")
+    """Folder that gets a folder for each scene."""
+    load_config: Path | None = None
+    """config.yml of a trained lmvic-splat: its median depth. Without it, depth is interpolated between SfM points."""
+    overwrite: bool = False
+    """Replace scenes that are already prepared; else they are left as they are."""
+
+
+def prepare(config: PrepareConfig) -> None:
+    """Write scenes with depth for `lmvic train scenes`: a trained splat's median depth, or SfM points densified.
+
+    Raises:
+        SceneError: no scene is named, a scene has neither depth nor points, or the config cannot be loaded.
+    """
+    if config.load_config is not None:
+        if len(config.scenes) > 1:
+            raise SceneError("--load-config belongs to one scene: prepare the others each with a config of their own")
+        name = config.scenes[0].resolve().name if config.scenes else None
+        prepare_from_splat(config.load_config, config.output, name, overwrite=config.overwrite)
+        return
+    if not config.scenes:
+        raise SceneError("no scene to prepare: give scene folders, or --load-config of a trained lmvic-splat")
+    for folder in config.scenes:
+        prepare_from_points(folder, config.output, overwrite=config.overwrite)
+
+
+def prepare_from_points(folder: Path, output: Path, *, overwrite: bool = False) -> Path:
+    """Depth from the scene's own depth files if it has them, else interpolated between its SfM points."""
+    from lmvic_ns.training.sfm_depth import with_sfm_depth, write_depth_cache
+
+    target = output / folder.resolve().name
+    if already_prepared(target, overwrite):
+        return target
+    scene = MultiViewScene.from_dataset(folder)
+    source = "its depth files" if scene.has_depth else "SfM points"
+    scene = scene if scene.has_depth else with_sfm_depth(scene)
+    write_depth_cache(scene, target, overwrite=overwrite)
+    print(f"{target}: {len(scene)} views with depth from {source}")
+    return target
+
+
+def prepare_from_splat(load_config: Path, output: Path, name: str | None = None, *, overwrite: bool = False) -> Path:
+    """Median depth of a trained lmvic-splat for all its photographs, train and eval alike.
+
+    Raises:
+        SceneError: the config or its checkpoint is missing, or its model renders no median depth.
+    """
+    from nerfstudio.utils.eval_utils import eval_setup
+
+    from lmvic_ns.splat.captures import captured_scene
+    from lmvic_ns.training.sfm_depth import write_depth_cache
+
+    if not load_config.is_file():
+        raise SceneError(f"{load_config}: not found; give the config.yml that `ns-train lmvic-splat` wrote")
+    settings, pipeline, _, _ = eval_setup(load_config, test_mode="test")
+    data = Path(str(pipeline.datamanager.get_datapath()))
+    target = output / (name or (data.parent if data.suffix else data).resolve().name)
+    if already_prepared(target, overwrite):
+        return target
+    scene = captured_scene(pipeline)
+    write_depth_cache(scene, target, overwrite=overwrite)
+    known = torch.stack([(scene.inverse_depth(i)[::8, ::8] > 0).double().mean() for i in range(min(4, len(scene)))])
+    share = float(known.mean())
+    method = settings.method_name
+    print(f"{target}: {len(scene)} views with median depth of {method} ({share:.0%} of the first views' pixels have one)")
+    return target
+
+
+def already_prepared(target: Path, overwrite: bool) -> bool:
+    """Whether there is nothing to do; says so."""
+    if overwrite or not (target / "transforms.json").is_file():
+        return False
+    print(f"{target}: already prepared; --overwrite makes it again")
+    return True
