@@ -18,7 +18,7 @@ HEIGHT, WIDTH = 176, 208
 def texture(height: int, width: int, seed: int = 3) -> np.ndarray:
     cv2 = pytest.importorskip("cv2")
     noise = np.random.default_rng(seed).normal(size=(height, width, 3))
-    smooth = sum(cv2.GaussianBlur(noise, (0, 0), sigma) * sigma for sigma in (1.5, 4.0, 12.0))
+    smooth = np.sum([cv2.GaussianBlur(noise, (0, 0), sigma) * sigma for sigma in (1.5, 4.0, 12.0)], axis=0)
     return ((smooth - smooth.min()) / np.ptp(smooth) * 255).astype(np.uint8)
 
 

@@ -44,8 +44,8 @@ def homography(target: Picture, reference: Picture) -> Picture:
     good = [pair[0] for pair in pairs if len(pair) == 2 and pair[0].distance < 0.75 * pair[1].distance]
     if len(good) < 4:
         return identity(target, reference)
-    source = np.float32([keys_r[m.queryIdx].pt for m in good])
-    destination = np.float32([keys_t[m.trainIdx].pt for m in good])
+    source = np.array([keys_r[m.queryIdx].pt for m in good], dtype=np.float32)
+    destination = np.array([keys_t[m.trainIdx].pt for m in good], dtype=np.float32)
     cv2.setRNGSeed(0)
     matrix, _ = cv2.findHomography(source, destination, cv2.RANSAC, 3.0)
     if matrix is None:

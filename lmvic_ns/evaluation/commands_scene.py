@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -74,7 +74,8 @@ def trained_scene(config: Path) -> tuple[str, MultiViewScene, dict[str, MultiVie
         kind: scene.with_inverse_depth([scene.inverse_depth(i) for i in range(len(scene))])
         for kind, scene in (("median", median), ("expected", expected))
     }
-    data = getattr(pipeline.datamanager.config, "data", None) or getattr(pipeline.datamanager.config.dataparser, "data", None)
+    manager: Any = pipeline.datamanager
+    data = manager.config.data or manager.config.dataparser.data
     return Path(str(data)).resolve().name if data else config.parent.name, median, depths
 
 

@@ -54,10 +54,14 @@ class Codec(Protocol):
         uses_views_together: Takes a scene's views as one sequence (then `order` matters and photographs are not for it).
     """
 
-    name: str
-    settings: Sequence[float]
-    setting_name: str
-    uses_views_together: bool
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def settings(self) -> Sequence[float]: ...  # noqa: D102
+    @property
+    def setting_name(self) -> str: ...  # noqa: D102
+    @property
+    def uses_views_together(self) -> bool: ...  # noqa: D102
 
     def version(self) -> str:
         """Version of the implementation, with everything about it that changes results.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ def compare(
     sets: Sequence[ImageSet],
     codecs: Sequence[Codec],
     *,
-    settings: dict[str, Sequence[float]] | None = None,
+    settings: Mapping[str, Sequence[float]] | None = None,
     orders: Sequence[str] = ORDERS,
     cache: ResultCache | None = None,
     on_point: Callable[[str], None] = lambda text: None,
@@ -144,7 +144,7 @@ def compare(
 def planned(
     sets: Sequence[ImageSet],
     codecs: Sequence[Codec],
-    settings: dict[str, Sequence[float]] | None = None,
+    settings: Mapping[str, Sequence[float]] | None = None,
     orders: Sequence[str] = ORDERS,
 ) -> int:
     """How many measurements `compare` is going to make."""

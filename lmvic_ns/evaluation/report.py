@@ -125,6 +125,7 @@ def plot_png(points: Sequence[RatePoint], path: Path, title: str) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure, axes = pyplot.subplots(1, 2, figsize=(13, 5))
     for number, ((_, label), curve) in enumerate(curves(points).items()):
@@ -135,6 +136,9 @@ def plot_png(points: Sequence[RatePoint], path: Path, title: str) -> None:
         axes[1].plot(rates, [p.ms_ssim_db for p in curve], **style)
     for axis, name in zip(axes, ("PSNR, dB", "MS-SSIM, dB"), strict=True):
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel("bits per pixel")
         axis.set_ylabel(name)
         axis.grid(alpha=0.3, which="both")

@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -134,7 +134,7 @@ class X265(_PyAvCodec):
     2.3 kB with its own options into every key frame; `info` False leaves it out, which at low rates is several per cent.
     """
 
-    settings: ClassVar[Sequence[float]] = (22, 27, 32, 37, 42)
+    settings: Sequence[float] = (22, 27, 32, 37, 42)
 
     def __init__(self, *, intra: bool, info: bool = True) -> None:
         self.name = ("x265-intra" if intra else "x265-ldp") + ("" if info else "-noinfo")
@@ -153,7 +153,7 @@ class SvtAv1(_PyAvCodec):
     """SVT-AV1, preset 4, low delay, one key frame, constant quality; 4:2:0 10 bit, the only subsampling that it has."""
 
     name, setting_name = "svtav1", "crf"
-    settings: ClassVar[Sequence[float]] = (20, 30, 40, 50, 60)
+    settings: Sequence[float] = (20, 30, 40, 50, 60)
 
     def stream(self, setting: float) -> _Stream:
         """Low delay prediction structure (1), tune psnr (1)."""
@@ -166,7 +166,7 @@ class VVenC:
     """VVenC's `vvencapp` from PATH (no Python package has it), preset medium, random access; decoded by FFmpeg."""
 
     name, setting_name = "vvenc", "qp"
-    settings: ClassVar[Sequence[float]] = (22, 27, 32, 37, 42)
+    settings: Sequence[float] = (22, 27, 32, 37, 42)
     uses_views_together = True
 
     def _program(self) -> str:
