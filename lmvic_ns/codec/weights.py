@@ -21,6 +21,7 @@ from lmvic_ns.codec.presets import config_from_dict
 from lmvic_ns.errors import WeightsError
 
 FORMAT = "lmvic-weights-1"
+PAPER_FORMAT = "lmvic-paper-weights-1"
 _HASH_BYTES = 16
 
 
@@ -91,6 +92,10 @@ def deserialize(data: bytes, origin: str) -> Weights:
         fields = json.loads(header.get("__metadata__", {}).get("lmvic", "{}"))
     except (SafetensorError, ValueError, KeyError) as error:
         raise WeightsError(f"{origin}: not a safetensors weights file ({error})") from None
+    if fields.get("format") == PAPER_FORMAT:
+        from lmvic_ns.codec.paper.weights import deserialize as deserialize_paper  # only where such weights are used
+
+        return deserialize_paper(data, origin)
     if fields.get("format") != FORMAT:
         raise WeightsError(f"{origin}: expected weights of format {FORMAT}, found {fields.get('format', 'none')}")
     model = MultiViewModel(config_from_dict(ModelConfig, json.loads(fields["config"])))
