@@ -8,8 +8,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lmvic_ns.geometry import kernels
 from lmvic_ns.geometry.cameras import Cameras, relative_projection
-from lmvic_ns.geometry.projection import chunks, clean_inverse_depth, grid_index, pixel_centers, project
+from lmvic_ns.geometry.projection import (
+    LARGEST_INVERSE_DEPTH,
+    NEAREST_RATIO,
+    chunks,
+    clean_inverse_depth,
+    grid_index,
+    pixel_centers,
+    project,
+)
 from lmvic_ns.geometry.resampling import downsample_inverse_depth, upsample_inverse_depth
 
 __all__ = ["Disparity", "disparity_and_mask", "downsample_inverse_depth", "upsample_inverse_depth"]
@@ -104,6 +113,22 @@ def disparity_to_surfaces(
     disparity = torch.empty(batch, height, width, 2, dtype=torch.float32, device=device)
     mask = torch.empty(batch, height, width, dtype=torch.bool, device=device)
     seen = torch.empty(batch, height, width, dtype=torch.float32, device=device)
+    if kernels.usable(inverse_depth, surfaces):
+        for i in range(batch):
+            kernels.disparity_loop(
+                kernels.array(inverse_depth[i]),
+                kernels.array(homography[i]),
+                kernels.array(offset[i]),
+                kernels.array(surfaces[i].view(corners)),
+                1.0 + relative_margin,
+                float(frame_margin),
+                NEAREST_RATIO,
+                LARGEST_INVERSE_DEPTH,
+                disparity[i].numpy(),
+                mask[i].numpy(),
+                seen[i].numpy(),
+            )
+        return Disparity(disparity, mask, seen)
     for views, rows in chunks(batch, height, width, device):
         rho = clean_inverse_depth(inverse_depth[views, rows])
         point = project(rho, homography[views], offset[views], u, v[rows], reference_size)

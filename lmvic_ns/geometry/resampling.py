@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lmvic_ns.geometry import kernels
 from lmvic_ns.geometry.projection import CHUNK_PIXELS, clean_inverse_depth
 
 _LARGEST_FACTOR = 64
@@ -53,6 +54,12 @@ def upsample_inverse_depth(
     one_surface = _one_surface(coarse, edge_ratio)
 
     result = torch.empty(batch, height, width, dtype=torch.float32, device=device)
+    if kernels.usable(result):
+        tables = [kernels.array(t) for t in (row, fy, column, fx)]
+        for view in range(batch):
+            surfaces = kernels.array(coarse[view]), kernels.array(one_surface[view])
+            kernels.upsample_loop(*surfaces, *tables, result[view].numpy())
+        return result
     step = max(1, CHUNK_PIXELS // width) if device.type == "cpu" else height
     for view in range(batch):
         grid, smooth = coarse[view], one_surface[view]
