@@ -1,7 +1,8 @@
 """Loops that numba compiles, for maps on a CPU: one pass over the pixels in place of some thirty.
 
-Every value is computed by the same operations in the same order as in the plain torch code beside each call (numba does not fuse
-multiplications with additions unless told to), so the bits are the same; the tests compare them. Without numba the plain code runs.
+Every value is computed by the same operations in the same order as in the plain torch code beside each call (numba does
+not fuse multiplications with additions unless told to), so the bits are the same; the tests compare them. Without numba
+the plain code runs.
 """
 
 from __future__ import annotations
@@ -49,33 +50,52 @@ def disparity_loop(
     """Equations (3) and (4); see `disparity_to_surfaces`."""
     height, width = inverse_depth.shape
     reference_height, reference_width = surfaces.shape[0] - 1.0, surfaces.shape[1] - 1.0
+    rho, ratio = np.empty(width), np.empty(width)
+    x, y = np.empty(width), np.empty(width)
     for i in range(height):
         v = i + 0.5
         row0 = m[0, 1] * v + m[0, 2]
         row1 = m[1, 1] * v + m[1, 2]
         row2 = m[2, 1] * v + m[2, 2]
-        for j in range(width):
+        for j in range(width):  # without branches or gathers: vector instructions
             u = j + 0.5
-            rho = np.float64(inverse_depth[i, j])
-            if not (rho > 0.0 and rho < np.inf):
-                rho = 0.0
-            rho = min(rho, largest)
-            q2 = (m[2, 0] * u + row2) + rho * t[2]
-            in_front = q2 > nearest_ratio
-            ratio = max(q2, nearest_ratio)
-            scale = 1.0 / ratio
-            x = ((m[0, 0] * u + row0) + rho * t[0]) * scale
-            y = ((m[1, 0] * u + row1) + rho * t[1]) * scale
-            x = np.rint(min(max(x, -reference_width), 2.0 * reference_width) * 64.0) * (1.0 / 64.0)
-            y = np.rint(min(max(y, -reference_height), 2.0 * reference_height) * 64.0) * (1.0 / 64.0)
-            disparity[i, j, 0] = np.float32(x - u)
-            disparity[i, j, 1] = np.float32(y - v)
-            column = int(min(max(np.floor(x + 0.5), 0.0), reference_width))
-            row = int(min(max(np.floor(y + 0.5), 0.0), reference_height))
-            visible = rho * relative >= np.float64(surfaces[row, column]) * ratio
-            inside = x >= -margin and x <= reference_width + margin and y >= -margin and y <= reference_height + margin
-            mask[i, j] = in_front and visible and inside
-            seen[i, j] = np.float32(rho / ratio) if in_front else np.float32(0.0)
+            r = np.float64(inverse_depth[i, j])
+            r = r if r > 0.0 else 0.0
+            r = r if r < np.inf else 0.0
+            r = r if r < largest else largest
+            q2 = (m[2, 0] * u + row2) + r * t[2]
+            q2 = q2 if q2 > nearest_ratio else nearest_ratio
+            scale = 1.0 / q2
+            px = ((m[0, 0] * u + row0) + r * t[0]) * scale
+            py = ((m[1, 0] * u + row1) + r * t[1]) * scale
+            px = px if px > -reference_width else -reference_width
+            py = py if py > -reference_height else -reference_height
+            px = px if px < 2.0 * reference_width else 2.0 * reference_width
+            py = py if py < 2.0 * reference_height else 2.0 * reference_height
+            x[j] = np.rint(px * 64.0) * (1.0 / 64.0)
+            y[j] = np.rint(py * 64.0) * (1.0 / 64.0)
+            rho[j], ratio[j] = r, q2
+            # q2 stops at nearest_ratio for points behind the reference: they are never that ratio otherwise
+            seen[i, j] = np.float32(r / q2 if q2 > nearest_ratio else 0.0)
+        for j in range(width):
+            px, py = x[j], y[j]
+            disparity[i, j, 0] = np.float32(px - (j + 0.5))
+            disparity[i, j, 1] = np.float32(py - v)
+            column = np.floor(px + 0.5)
+            row = np.floor(py + 0.5)
+            column = column if column > 0.0 else 0.0
+            row = row if row > 0.0 else 0.0
+            column = column if column < reference_width else reference_width
+            row = row if row < reference_height else reference_height
+            surface = np.float64(surfaces[np.uint64(row), np.uint64(column)])
+            mask[i, j] = (
+                (ratio[j] > nearest_ratio)
+                & (rho[j] * relative >= surface * ratio[j])
+                & (px >= -margin)
+                & (px <= reference_width + margin)
+                & (py >= -margin)
+                & (py <= reference_height + margin)
+            )
 
 
 @CompiledLoop
@@ -90,24 +110,31 @@ def warp_loop(
     height, width = disparity.shape[:2]
     last_x, last_y = np.float32(source_width - 1), np.float32(source_height - 1)
     low_x, low_y = np.float32(max(source_width - 2, 0)), np.float32(max(source_height - 2, 0))
-    right, below = min(1, source_width - 1), min(1, source_height - 1)
+    right, below = np.uint64(min(1, source_width - 1)), np.uint64(min(1, source_height - 1) * source_width)
     zero = np.float32(0.0)
-    column, row = np.empty(width, np.int64), np.empty(width, np.int64)
+    flat = planes.reshape(channels, source_height * source_width)
+    index = np.empty(width, np.uint64)
     fx, fy = np.empty(width, np.float32), np.empty(width, np.float32)
     for i in range(height):
         for j in range(width):
-            x = min(max(np.float32(j) + disparity[i, j, 0] * per_pixel, zero), last_x)
-            y = min(max(np.float32(i) + disparity[i, j, 1] * per_pixel, zero), last_y)
-            x0, y0 = min(np.floor(x), low_x), min(np.floor(y), low_y)
-            column[j], row[j] = int(x0), int(y0)
+            x = np.float32(j) + disparity[i, j, 0] * per_pixel
+            y = np.float32(i) + disparity[i, j, 1] * per_pixel
+            x = x if x > zero else zero
+            y = y if y > zero else zero
+            x = x if x < last_x else last_x
+            y = y if y < last_y else last_y
+            x0, y0 = np.floor(x), np.floor(y)
+            x0 = x0 if x0 < low_x else low_x
+            y0 = y0 if y0 < low_y else low_y
+            index[j] = np.uint64(np.int64(y0) * source_width + np.int64(x0))
             fx[j], fy[j] = x - x0, y - y0
         for c in range(channels):
-            plane = planes[c]
+            plane = flat[c]
             for j in range(width):
-                a, b = row[j], column[j]
-                first, last = plane[a, b], plane[a + below, b]
-                upper = first + (plane[a, b + right] - first) * fx[j]
-                lower = last + (plane[a + below, b + right] - last) * fx[j]
+                at = index[j]
+                first, last = plane[at], plane[at + below]
+                upper = first + (plane[at + right] - first) * fx[j]
+                lower = last + (plane[at + below + right] - last) * fx[j]
                 result[c, i, j] = upper + (lower - upper) * fy[j]
 
 
