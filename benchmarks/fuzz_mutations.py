@@ -286,11 +286,17 @@ def swapped_units(parts: FileParts, rng: np.random.Generator) -> Mutated:
 
 
 def forged_marks(parts: FileParts, rng: np.random.Generator) -> Mutated:
-    """No index, and many false units that promise large payloads in front of the true ones."""
-    head = layout.UNIT_FIELDS.pack(layout.UNIT_SYNC, int(rng.integers(len(parts.units))), 0, int(rng.integers(1, 200_000)))
-    noise = (head + rng.bytes(8)) * int(rng.integers(1, 200))
+    """No index, and many false units that promise large payloads in front of the true ones.
+
+    Every fourth time the first checksum of each false unit holds, so that the second must be computed over and over: then
+    a reader may give up searching, but must end in time.
+    """
+    fields = layout.UNIT_FIELDS.pack(layout.UNIT_SYNC, int(rng.integers(len(parts.units))), 0, int(rng.integers(1, 200_000)))
+    costly = rng.random() < 0.25
+    depth_crc = crc32c(fields) if costly else int(rng.integers(1 << 32))
+    noise = (fields + struct.pack("<2I", depth_crc, int(rng.integers(1 << 32)))) * int(rng.integers(1, 200))
     body = b"".join(parts.units.values())
-    return Mutated(parts.front + noise + body, hostile=True, untouched=set(parts.units))
+    return Mutated(parts.front + noise + body, hostile=True, untouched=None if costly else set(parts.units))
 
 
 MUTATIONS: dict[str, Callable[[FileParts, np.random.Generator], Mutated]] = {

@@ -103,8 +103,9 @@ def _intact_block(file: BinaryIO, header: FileHeader, at: int, end: int, budget:
     if unit.size > min(end - at, budget):
         return None, UNIT_HEAD_BYTES
     begin = at + UNIT_HEAD_BYTES
-    good = crc_of_range(file, begin, unit.depth_bytes, unit.fields_crc) == unit.depth_crc
-    good = good and crc_of_range(file, begin + unit.depth_bytes, unit.image_bytes, unit.fields_crc) == unit.image_crc
+    if crc_of_range(file, begin, unit.depth_bytes, unit.fields_crc) != unit.depth_crc:
+        return None, UNIT_HEAD_BYTES + unit.depth_bytes
+    good = crc_of_range(file, begin + unit.depth_bytes, unit.image_bytes, unit.fields_crc) == unit.image_crc
     return (Block(unit.view + 1, at, unit.size) if good else None), unit.size
 
 
