@@ -168,6 +168,13 @@ class EntropyModel(nn.Module):
     unit-variance side, so that one network serves all levels.
     """
 
+    gain_table: Tensor
+    inverse_gain_table: Tensor
+    index_gain_table: Tensor
+    hyper_inverse_table: Tensor
+    hyper_index_table: Tensor
+    level_bias_table: Tensor
+
     def __init__(self, config: EntropyConfig, log_gain: Float[Tensor, "a m"]):
         super().__init__()
         self.config = config
@@ -215,6 +222,7 @@ class EntropyModel(nn.Module):
             self.mean_out = nn.Conv2d(p, m, 1)
             self.prior_weight = nn.Parameter(torch.full((m,), 0.5))
             nn.init.normal_(self.mean_out.weight, std=0.1 / math.sqrt(p))
+            assert self.mean_out.bias is not None
             nn.init.zeros_(self.mean_out.bias)
         # integers that decoding uses, filled by update(): never recomputed from floats on the decoder
         self.register_buffer("gain_table", torch.zeros(64, m, dtype=torch.int32))
@@ -316,8 +324,8 @@ class EntropyModel(nn.Module):
         x = self.up1_spatial(F.relu(F.pixel_shuffle(self.up1(z), 2)))
         x = self.up2_spatial(F.relu(F.pixel_shuffle(self.up2(x), 2)))
         if self.config.exact_prior:
-            prior = x.new_zeros(x.shape[0], self.config.exact_prior, *x.shape[-2:]) if prior is None else prior.float()
-            x = torch.cat([x, prior], 1)
+            shape = x.shape[0], self.config.exact_prior, *x.shape[-2:]
+            x = torch.cat([x, x.new_zeros(shape) if prior is None else prior.float()], 1)
         return self.features(x) + self.level_bias(level)
 
     def _step(self, step: int, features: Tensor, symbols: Tensor, decoded: Tensor) -> Tensor:
@@ -347,7 +355,8 @@ class EntropyModel(nn.Module):
             prior = None if exact_prior is None else from_fixed(exact_prior).to(latent.dtype)
         z = self._hyper_analysis(latent, prior, quality)
         hyper = torch.round(z.double() * (ONE / self.hyper_inverse_table[level].double())[None, :, None, None])
-        return self.code(latent.shape[-2:], level, coder, exact_prior, float_prior, direct, latent, hyper)
+        h, w = latent.shape[-2:]
+        return self.code((h, w), level, coder, exact_prior, float_prior, direct, latent, hyper)
 
     def code(
         self,
@@ -437,7 +446,9 @@ class EntropyModel(nn.Module):
             inputs.append(table[symbols.abs().clamp(max=len(table) - 1).long()])
         if step and self.exact_means:
             inputs.append(decoded)
-        x = self.step_spatial.exact(F.relu(self.step_in[step].exact(torch.cat(inputs, 1))))
+        first = self.step_in[step]
+        assert isinstance(first, FixedPointConv2d)
+        x = self.step_spatial.exact(F.relu(first.exact(torch.cat(inputs, 1))))
         return self.step_out.exact(F.relu(self.step_mid.exact(x)))
 
 

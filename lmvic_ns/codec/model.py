@@ -99,6 +99,9 @@ class MultiViewModel(nn.Module):
     """
 
     levels = LEVELS
+    table_cdf: Tensor
+    table_sizes: Tensor
+    table_offsets: Tensor
 
     def __init__(self, config: ModelConfig | None = None):
         super().__init__()
@@ -160,6 +163,7 @@ class MultiViewModel(nn.Module):
             reference = None
         target = downsample_inverse_depth(inverse_depth.double(), DEPTH_FACTOR).float()
         h4, w4 = target.shape[-2:]
+        h, w = image.shape[-2:]
         prediction = mask = None
         if reference is not None and self.ablation.depth_prediction:
             prediction, mask = self._predict(reference, cameras)
@@ -170,7 +174,7 @@ class MultiViewModel(nn.Module):
         decoded_depth = depth.inverse_depth[:, :h4, :w4]
         # the image learns with the depth that decoders have; its gradient does not reach the depth codec
         exact = torch.round(decoded_depth.detach().double().clamp(0, 1) * (DEPTH_RANGE * ONE)) / (DEPTH_RANGE * ONE)
-        context = None if reference is None else self._context(reference, exact, cameras, image.shape[-2:])
+        context = None if reference is None else self._context(reference, exact, cameras, (h, w))
         decoded, features, bits = self._forward_image(image, level, context, keep)
         state = ReferenceState(decoded, features, exact, cameras)
         return ViewOutput(decoded, bits, decoded_depth, depth.bits, target, state)

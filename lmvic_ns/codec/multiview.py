@@ -304,7 +304,7 @@ class MultiViewCodec:
                     failed[lost] = reason
 
         if workers <= 1:
-            stack = [(view, None) for view in reversed(children[-1])]
+            stack: list[tuple[int, ReferenceState | None]] = [(view, None) for view in reversed(children[-1])]
             while stack:
                 view, reference = stack.pop()
                 try:
