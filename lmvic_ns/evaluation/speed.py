@@ -112,29 +112,44 @@ class StageClock:
 
 
 def stage_targets(model: Any) -> list[tuple[Any, str, str]]:
-    """What makes each stage of the practical codec."""
+    """What makes each stage of a codec's model, the practical one or the paper's."""
     from lmvic_ns.bitstream import rans
     from lmvic_ns.bitstream.reader import Reader
     from lmvic_ns.bitstream.writer import Writer
-    from lmvic_ns.codec import model as model_module
 
-    geometry = ("disparity_and_mask", "upsample_inverse_depth", "downsample_inverse_depth", "warp", "predict_inverse_depth")
-    targets = [
-        *((model_module, name, "geometry") for name in geometry),
+    common = [
         (rans.Encoder, "encode", "entropy coder"),
         (rans.Encoder, "finish", "entropy coder"),
         (rans.Decoder, "decode", "entropy coder"),
         (rans.Decoder, "finish", "entropy coder"),
         (Writer, "add_unit", "file"),
         (Reader, "unit", "file"),
-        (model.depth, "code", "depth networks"),
-        (model.image, "analysis", "image networks"),
-        (model.image, "priors", "image networks"),
-        (model.image, "synthesis", "image networks"),
-        (model.image.entropy, "compress", "image networks"),
-        (model.image.entropy, "code", "image networks"),
     ]
-    return [target for target in targets if hasattr(target[0], target[1])]
+    return common + (_paper_targets(model.codec) if hasattr(model, "codec") else _practical_targets(model))
+
+
+def _practical_targets(model: Any) -> list[tuple[Any, str, str]]:
+    from lmvic_ns.codec import model as module
+
+    geometry = ("disparity_and_mask", "upsample_inverse_depth", "downsample_inverse_depth", "warp", "predict_inverse_depth")
+    return [
+        *((module, name, "geometry") for name in geometry),
+        (model.depth, "code", "depth networks"),
+        *((model.image, name, "image networks") for name in ("analysis", "priors", "synthesis")),
+        *((model.image.entropy, name, "image networks") for name in ("compress", "code")),
+    ]
+
+
+def _paper_targets(codec: Any) -> list[tuple[Any, str, str]]:
+    from lmvic_ns.codec.paper import image as image_module
+    from lmvic_ns.codec.paper import model as module
+
+    targets = [(module, name, "geometry") for name in ("disparity_and_mask", "predict_inverse_depth")]
+    targets.append((image_module, "warp", "geometry"))
+    for part, stage in ((codec.image, "image networks"), (codec.depth, "depth networks")):
+        targets += [(part, "context", stage), (part.encoder, "forward", stage), (part.decoder, "forward", stage)]
+        targets += [(part.entropy, "compress", stage), (part.entropy, "decompress", stage)]
+    return targets
 
 
 def machine_name(device: str, threads: int) -> str:

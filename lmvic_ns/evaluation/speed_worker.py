@@ -60,7 +60,16 @@ def _peak_mb(device: str) -> float:
 def prepare(task: dict[str, Any]) -> dict[str, Any]:
     """Weights for a preset that has none; parameters; multiply-accumulates of a view that has a reference."""
     name = task["weights"]
-    if name not in weights_names() and name in preset_names():
+    if name == "paper" and name not in weights_names():
+        from lmvic_ns.codec.paper.model import PaperCodec
+        from lmvic_ns.codec.paper.weights import serialize
+
+        torch.manual_seed(0)
+        codec = PaperCodec()
+        codec.update()
+        Path(task["model"]).write_bytes(serialize(codec, {"name": "paper (untrained)"}))
+        name = "paper (untrained)"
+    elif name not in weights_names() and name in preset_names():
         save_weights(build_model(name), Path(task["model"]), {"name": f"{name} (untrained)"})
         name = f"{name} (untrained)"
     codec = _codec(task)
