@@ -107,7 +107,7 @@ def _align(name: str, scene: MultiViewScene, depths: dict[str, MultiViewScene], 
         results += pair.results
         if number < options.pictures_of:
             first = pair.results[0]
-            write_pair_picture(pair, options.output / f"alignment-{name}-{first.reference}-{first.target}.png")
+            write_pair_picture(pair, options.output / f"alignment-{name}-{first.reference}-{first.target}.jpg")
     for written in write_alignment(results, missing, options.output, name, command_line(), mask_from):
         print(written)
 

@@ -101,11 +101,11 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def write_picture(path: Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Write a PNG; folders are made."""
+    """Write a picture in the format that the name says (JPEG at quality 90); folders are made."""
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
+    Image.fromarray(picture).save(path, quality=90)
 
 
 def to_8_bit(image: Float[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
