@@ -9,7 +9,7 @@ import pytest
 import torch
 from analytic_scene import REFERENCES, VIEW, AnalyticScene, look
 
-from lmvic_ns.geometry import projection
+from lmvic_ns.geometry import kernels, projection
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.geometry.disparity import Disparity, disparity_and_mask
 
@@ -142,7 +142,8 @@ def test_same_bits_permuted_split_and_threaded(monkeypatch: pytest.MonkeyPatch) 
     for i in range(3):
         single = disparity_and_mask(depth[i : i + 1], views[i], reference_depth[i : i + 1], references[i])
         assert _same(single, _picked(whole, [i]))
-    # any cut into chunks of rows
+    # any cut into chunks of rows, in the plain code (the compiled loops have no chunks and gave `whole`)
+    monkeypatch.setattr(kernels, "usable", lambda *_: False)
     for pixels in (1, 240 * 7, 1 << 30):
         monkeypatch.setattr(projection, "CHUNK_PIXELS", pixels)
         assert _same(disparity_and_mask(depth, views, reference_depth, references), whole)
