@@ -33,6 +33,10 @@ class Command:
 
 COMMANDS: Mapping[str, Command] = {
     "demo": Command("lmvic_ns.demo.commands:demo", "Make a small room, train on it, draw its depth, in minutes."),
+    "encode": Command("lmvic_ns.export.commands:encode", "Code a dataset that brings its depth into one file."),
+    "decode": Command("lmvic_ns.export.commands:decode", "Decode a file into a dataset to train on."),
+    "info": Command("lmvic_ns.export.commands:info", "Show what is in a file; needs no weights."),
+    "verify": Command("lmvic_ns.export.commands:verify", "Check a file's checksums without decoding."),
     "prepare": Command("lmvic_ns.export.prepare:prepare", "Give training scenes their depth, in folders of their own."),
     "train photos": Command("lmvic_ns.training.commands:train_photos", "Train the intra path on photographs."),
     "train scenes": Command("lmvic_ns.training.commands:train_scenes", "Train the cross-view path on chains of views."),

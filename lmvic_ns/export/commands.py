@@ -1,0 +1,130 @@
+"""`lmvic encode`, `decode`, `info` and `verify`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from lmvic_ns.export.options import CodingOptions
+
+
+@dataclass
+class EncodeConfig(CodingOptions):
+    """Code a dataset into one file; no splat is needed."""
+
+    dataset: tyro.conf.Positional[Path]
+    """Folder with a transforms.json."""
+    file: tyro.conf.Positional[Path]
+    """The .lmvic file to write."""
+    depth: Literal["auto", "files", "stereo", "none"] = "auto"
+    """Where depth comes from: the dataset's files, plane sweep stereo, or no depth (views stand alone)."""
+
+
+def encode(config: EncodeConfig) -> int:
+    """Code a nerfstudio dataset into one .lmvic file.
+
+    Raises:
+        LmvicError: the dataset, an option, the weights or the place to write to is not fit.
+    """
+    from lmvic_ns.codec.multiview import load_codec
+    from lmvic_ns.export.encoding import downscaled, encode_scene, pick_device, report_encoded
+    from lmvic_ns.export.sources import dataset_scene
+    from lmvic_ns.export.terminal import interruptible
+
+    config.check()
+    with interruptible(config.file) as outcome:
+        codec = load_codec(config.weights, pick_device(config.device))
+        scene = downscaled(dataset_scene(config.dataset, config.depth, config.reference_structure), config.downscale)
+        report_encoded(encode_scene(scene, config.file, config, codec), scene, codec, config)
+    return outcome.status
+
+
+@dataclass
+class DecodeConfig:
+    """Decode a file into a dataset that any nerfstudio method trains on."""
+
+    file: tyro.conf.Positional[Path]
+    """The .lmvic file."""
+    out: tyro.conf.Positional[Path]
+    """Folder for the dataset; new or empty."""
+    views: tuple[str, ...] = ()
+    """Names or numbers of views; all without. Only they and the views that they refer to are decoded."""
+    format: Literal["png", "jpg", "webp"] = "png"
+    """Of the pictures; jpg and webp lose a little."""
+    depth: bool = True
+    """Write depth files."""
+    weights: str | None = None
+    """Weights of the codec, a name or a .safetensors file; by default those that the file names."""
+    device: str = "auto"
+    """Where the networks run: cpu, cuda, or auto."""
+    workers: int = 1
+    """Branches of the tree that are decoded at the same time."""
+    overwrite: bool = False
+    """Replace the dataset that is in the folder."""
+
+
+def decode(config: DecodeConfig) -> int:
+    """Decode an .lmvic file into a nerfstudio dataset; damaged views are named and left out (exit status 1).
+
+    Raises:
+        LmvicError: the file, its weights or the folder is not fit.
+    """
+    from lmvic_ns.errors import LmvicError
+    from lmvic_ns.export.dataset import DatasetFormat
+    from lmvic_ns.export.decoding import decode_file
+    from lmvic_ns.export.terminal import say
+
+    if config.workers < 1:
+        raise LmvicError(f"--workers must be at least 1, not {config.workers}")
+    try:
+        written = decode_file(
+            config.file,
+            config.out,
+            views=config.views,
+            form=DatasetFormat(config.format, config.depth),
+            weights=config.weights,
+            device=config.device,
+            workers=config.workers,
+            overwrite=config.overwrite,
+        )
+    except KeyboardInterrupt:
+        print(f"lmvic: interrupted; what was decoded so far is removed, {config.out} is as it was", file=sys.stderr)
+        return 130
+    points = f" and {written.points} sparse points" if written.points else ""
+    say(f"{written.folder}: {written.views} views{points}; train on it with `ns-train splatfacto --data {written.folder}`")
+    for name, reason in written.lost.items():
+        print(f"lmvic: lost: {name}: {reason}", file=sys.stderr)
+    return 1 if written.lost else 0
+
+
+@dataclass
+class FileConfig:
+    """An .lmvic file."""
+
+    file: tyro.conf.Positional[Path]
+    """The .lmvic file."""
+
+
+def info(config: FileConfig) -> None:
+    """Show what is in an .lmvic file: views, tree, sizes, and the weights that it needs (they need not be there)."""
+    from lmvic_ns.export.inspection import print_info
+
+    print_info(config.file)
+
+
+def verify(config: FileConfig) -> int:
+    """Check every checksum of an .lmvic file without decoding; exit status 1 and the lost views if it is damaged."""
+    from lmvic_ns.export.inspection import check_file
+
+    problems, lost, views = check_file(config.file)
+    if not problems:
+        print(f"{config.file}: intact, {views} views")
+        return 0
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print(f"{config.file}: damaged; {len(lost)} of {views} views are lost" + "".join(f"\n  {name}" for name in lost))
+    return 1

@@ -1,0 +1,160 @@
+"""Writing decoded views as a nerfstudio dataset, one at a time, in any order; it appears whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lmvic_ns.codec.multiview import DecodedView
+from lmvic_ns.errors import LmvicError
+from lmvic_ns.export.points import SparsePoints, write_ply
+from lmvic_ns.export.terminal import writing
+from lmvic_ns.geometry.resampling import upsample_inverse_depth
+
+ImageFormat = Literal["png", "jpg", "webp"]
+NERFSTUDIO_DEPTH_UNIT = 1e-3
+"""nerfstudio's parser multiplies depth files by this unless told otherwise, so files hold depth / 1e-3."""
+_SAVE_OPTIONS: dict[str, dict[str, Any]] = {
+    "png": {},
+    "jpg": {"quality": 95, "subsampling": 0},
+    "webp": {"quality": 95, "method": 4},
+}
+_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+
+
+@dataclass(frozen=True)
+class DatasetFormat:
+    """What a dataset's files look like."""
+
+    image: ImageFormat = "png"
+    depth: bool = True
+
+
+class DatasetWriter:
+    """A context manager that builds the dataset in a folder beside its place and renames it at the end.
+
+    Args:
+        folder: the dataset's; it must not exist, or be empty, unless `overwrite`.
+        names: of all views that may come, to find file names without collisions.
+        form: kinds of files.
+        overwrite: replace a dataset that is there. A folder without transforms.json is never replaced.
+
+    Raises:
+        LmvicError: the folder is in the way or cannot be written.
+    """
+
+    def __init__(self, folder: Path, names: list[str], form: DatasetFormat, *, overwrite: bool = False) -> None:
+        self.folder, self.form = folder, form
+        check_folder(folder, overwrite)
+        self._stems = file_stems(names)
+        self._frames: dict[int, dict[str, Any]] = {}
+        self._meta: dict[str, Any] = {"camera_model": "PINHOLE"}
+        with writing(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            self._partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+
+    def add_view(self, view: DecodedView) -> None:
+        """Write one view's files."""
+        stem = self._stems[view.name]
+        k, height, width = view.camera.intrinsics[0], int(view.camera.height[0]), int(view.camera.width[0])
+        frame: dict[str, Any] = {
+            "file_path": f"images/{stem}.{self.form.image}",
+            "fl_x": float(k[0, 0]),
+            "fl_y": float(k[1, 1]),
+            "cx": float(k[0, 2]),
+            "cy": float(k[1, 2]),
+            "w": width,
+            "h": height,
+            "transform_matrix": view.camera.to_opengl_camera_to_world()[0].tolist(),
+        }
+        with writing(self.folder):
+            pixels = (view.image.cpu().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+            path = self._place(frame["file_path"])
+            Image.fromarray(pixels).save(path, **_SAVE_OPTIONS[self.form.image])
+            if self.form.depth and view.inverse_depth is not None:
+                frame["depth_file_path"] = f"depths/{stem}.npy"
+                full = upsample_inverse_depth(view.inverse_depth.cpu()[None].double(), height, width)[0]
+                depth = torch.where(full > 0, 1.0 / (full.clamp_min(1e-30) * NERFSTUDIO_DEPTH_UNIT), 0.0)
+                np.save(self._place(frame["depth_file_path"]), depth.float().numpy())
+        self._frames[view.index] = frame
+
+    def add_points(self, points: SparsePoints) -> None:
+        """Write the sparse points."""
+        with writing(self.folder):
+            write_ply(self._partial / "sparse_pc.ply", points)
+        self._meta["ply_file_path"] = "sparse_pc.ply"
+
+    def __enter__(self) -> DatasetWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            shutil.rmtree(self._partial, ignore_errors=True)
+
+    def _place(self, relative: str) -> Path:
+        path = self._partial / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _finish(self) -> None:
+        frames = [self._frames[index] for index in sorted(self._frames)]
+        if not frames:
+            raise LmvicError(f"{self.folder}: no view could be decoded, so nothing was written")
+        if any("depth_file_path" in frame for frame in frames):
+            self._meta["depth_unit_scale_factor"] = NERFSTUDIO_DEPTH_UNIT
+        # nerfstudio prefers one camera for all: per-frame values only where views differ
+        keys = ("fl_x", "fl_y", "cx", "cy", "w", "h")
+        if all(frame[key] == frames[0][key] for frame in frames for key in keys):
+            self._meta.update({key: frames[0][key] for key in keys})
+            frames = [{key: value for key, value in frame.items() if key not in keys} for frame in frames]
+        with writing(self.folder):
+            text = json.dumps({**self._meta, "frames": frames}, indent=1)
+            (self._partial / "transforms.json").write_text(text, encoding="utf-8")
+            self._partial.chmod(0o755)
+            if self.folder.exists():
+                old = self._partial.with_name(self._partial.name + ".old")
+                os.replace(self.folder, old)
+                os.replace(self._partial, self.folder)
+                shutil.rmtree(old)
+            else:
+                os.replace(self._partial, self.folder)
+
+
+def check_folder(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        LmvicError: says what is in the way.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise LmvicError(f"{folder}: is a file; give the name of a folder for the dataset")
+    with writing(folder):
+        filled = any(folder.iterdir())
+    if filled and not overwrite:
+        raise LmvicError(f"{folder}: is not empty; choose another folder, or replace it with --overwrite")
+    if filled and not (folder / "transforms.json").is_file():
+        raise LmvicError(f"{folder}: is not a dataset (no transforms.json), so --overwrite will not remove it; choose another")
+
+
+def file_stems(names: list[str]) -> dict[str, str]:
+    """A file name without suffix for each view: its name, less a picture's suffix where that leaves names unique."""
+    stems = [
+        str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).suffix.lower() in _IMAGE_SUFFIXES else name
+        for name in names
+    ]
+    return dict(zip(names, stems if len(set(stems)) == len(names) else names, strict=True))

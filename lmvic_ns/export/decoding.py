@@ -1,0 +1,99 @@
+"""An `.lmvic` file back into a nerfstudio dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmvic_ns.bitstream.reader import Reader
+from lmvic_ns.codec.multiview import MultiViewCodec, find_views, load_codec
+from lmvic_ns.codec.weights import weights_names
+from lmvic_ns.errors import BitstreamError, WeightsError
+from lmvic_ns.export.dataset import DatasetFormat, DatasetWriter, check_folder
+from lmvic_ns.export.encoding import pick_device
+from lmvic_ns.export.points import TAG, unpack_points
+from lmvic_ns.export.terminal import progress
+
+
+@dataclass(frozen=True)
+class DecodedDataset:
+    """What was written.
+
+    Attributes:
+        folder: the dataset.
+        views: number of pictures in it.
+        points: number of sparse points in it.
+        lost: reason for each wanted view that is damaged, by name.
+    """
+
+    folder: Path
+    views: int
+    points: int
+    lost: dict[str, str]
+
+
+def codec_for_file(reader: Reader, weights: str | None, device: str) -> MultiViewCodec:
+    """The codec that a file needs.
+
+    Args:
+        reader: the file.
+        weights: name or path; None takes those that the file names.
+        device: see `pick_device`.
+
+    Raises:
+        WeightsError: they are not installed, or are others than the file's.
+    """
+    header = reader.header
+    if weights is None and header.weights_name not in weights_names():
+        raise WeightsError(
+            f"{reader.path}: needs the weights {header.weights_name!r} (SHA-256 begins {header.weights_hash.hex()}), which "
+            "this installation does not bring: give their .safetensors file with --weights"
+        )
+    codec = load_codec(weights or header.weights_name, pick_device(device))
+    codec.check_weights(header)
+    return codec
+
+
+def decode_file(
+    file: Path,
+    folder: Path,
+    *,
+    views: tuple[str, ...] = (),
+    form: DatasetFormat | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+    workers: int = 1,
+    overwrite: bool = False,
+) -> DecodedDataset:
+    """Decode a file, or some of its views with their ancestors, into a dataset.
+
+    Damaged views are left out and named in the result.
+
+    Raises:
+        LmvicError: the folder is in the way, the weights are missing, or nothing of the file can be decoded.
+    """
+    check_folder(folder, overwrite)
+    with Reader(file) as reader:
+        names = [view.name for view in reader.header.views]
+        wanted = find_views(reader.header, views) if views else list(range(len(names)))
+        codec = codec_for_file(reader, weights, device)
+        problems: dict[int, str] = {}
+        count = points = 0
+        with DatasetWriter(folder, names, form or DatasetFormat(), overwrite=overwrite) as writer:
+            with progress("decoding", len(set(wanted))) as step:
+                for view in codec.decode(reader, wanted, workers=workers, problems=problems):
+                    writer.add_view(view)
+                    count += 1
+                    step(view.name)
+            if not count:
+                raise BitstreamError(f"{file}: no view can be decoded: {next(iter(problems.values()), 'none is wanted')}")
+            lost = {names[view]: reason for view, reason in sorted(problems.items())}
+            try:
+                section = reader.section(TAG)
+                if section is not None:
+                    cloud = unpack_points(section)
+                    writer.add_points(cloud)
+                    points = len(cloud.positions)
+            except BitstreamError as error:
+                lost["sparse points"] = str(error)
+    return DecodedDataset(folder, count, points, lost)

@@ -1,0 +1,237 @@
+"""A scene into a checked `.lmvic` file: tree, quality (given or searched), points, verification."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from lmvic_ns.bitstream.reader import Reader
+from lmvic_ns.codec.multiview import (
+    DecodedView,
+    EncodedView,
+    EncodeOptions,
+    MultiViewCodec,
+    default_tree,
+    load_codec,
+    translation_scale,
+)
+from lmvic_ns.errors import LmvicError
+from lmvic_ns.export.options import CodingOptions
+from lmvic_ns.export.points import TAG, pack_points, scene_points
+from lmvic_ns.export.terminal import progress, say, size_text, writing
+from lmvic_ns.geometry.ordering import ReferenceTree, greedy_chain, independent_views, pose_distance
+from lmvic_ns.scene import MultiViewScene
+
+VERIFY_TOLERANCE_DB = 0.02
+"""Difference of PSNR that decoding may show: floats may differ in the last bits, and then a few pixels by one level."""
+
+
+@dataclass
+class EncodedFile:
+    """A finished file.
+
+    Attributes:
+        path: where it is.
+        views: one record a view, in coding order.
+        tree: the references.
+        quality: level that was used.
+        points_bytes: of the points' section, 0 without.
+        pixels: of all views.
+        tries: what the search tried, lines for people.
+    """
+
+    path: Path
+    views: list[EncodedView]
+    tree: ReferenceTree
+    quality: int
+    points_bytes: int
+    pixels: int
+    tries: list[str] = field(default_factory=list)
+
+    @property
+    def bits_per_pixel(self) -> float:
+        """Of the whole file without the points."""
+        return (self.path.stat().st_size - self.points_bytes) * 8 / self.pixels
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `name`; "auto" takes a CUDA GPU where there is one.
+
+    Raises:
+        LmvicError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise LmvicError(f"no device {name!r}; use cpu, cuda or auto") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise LmvicError("--device cuda: there is no usable CUDA GPU here; use --device cpu")
+    return device
+
+
+def downscaled(scene: MultiViewScene, factor: int) -> MultiViewScene:
+    """The scene with pictures `factor` times smaller (area averages, 8-bit steps); depth is sampled, never averaged.
+
+    Raises:
+        LmvicError: nothing would be left of a view.
+    """
+    if factor == 1:
+        return scene
+    if int(torch.minimum(scene.cameras.height, scene.cameras.width).min()) < 8 * factor:
+        raise LmvicError(f"--downscale {factor} leaves less than 8 pixels of a view; take a smaller factor")
+    from lmvic_ns.geometry.cameras import Cameras
+
+    sizes = [(int(c.height[0]) // factor, int(c.width[0]) // factor) for c in (scene.cameras[i] for i in range(len(scene)))]
+    cameras = Cameras.cat([scene.cameras[i].resize(*sizes[i]) for i in range(len(scene))])
+
+    def image(index: int) -> torch.Tensor:
+        small = F.interpolate(scene.image(index)[None], sizes[index], mode="area")[0]
+        return (small * 255).round() / 255
+
+    def inverse_depth(index: int) -> torch.Tensor:
+        return F.interpolate(scene.inverse_depth(index)[None, None], sizes[index], mode="nearest-exact")[0, 0]
+
+    return MultiViewScene(
+        scene.names, cameras, image, inverse_depth if scene.has_depth else None, sparse_points=scene.sparse_points
+    )
+
+
+def build_tree(scene: MultiViewScene, options: CodingOptions) -> ReferenceTree:
+    """The references that the options ask for; none where the scene has no depth or one view."""
+    if options.reference_structure == "none" or not scene.has_depth or len(scene) == 1:
+        return independent_views(len(scene))
+    if options.reference_structure == "chain":
+        return greedy_chain(pose_distance(scene.cameras.world_to_camera, translation_scale=translation_scale(scene)))
+    return default_tree(scene, options.max_depth)
+
+
+def check_output(path: Path) -> None:
+    """Refuse early what cannot be written in the end.
+
+    Raises:
+        LmvicError: the file's folder is missing and cannot be made, or cannot be written to.
+    """
+    if path.is_dir():
+        raise LmvicError(f"{path}: is a folder; give the name of a file, such as {path / 'scene.lmvic'}")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.with_name(f".{path.name}.probe")
+        probe.touch()
+        probe.unlink()
+
+
+def encode_scene(scene: MultiViewScene, path: Path, options: CodingOptions, codec: MultiViewCodec | None = None) -> EncodedFile:
+    """Code a scene into `path`, with progress and remarks on the terminal.
+
+    An interrupted run keeps its `.partial` file, which `options.resume` takes up; without it an old one is replaced.
+
+    Args:
+        scene: at full size; `options.downscale` is not applied here (see `downscaled`).
+        path: the file.
+        options: checked already.
+        codec: with the weights loaded; by default those of the options.
+
+    Raises:
+        LmvicError: the file cannot be written, the target cannot be met, ...
+    """
+    check_output(path)
+    codec = codec or load_codec(options.weights, pick_device(options.device))
+    tree = build_tree(scene, options)
+    quality, tries = options.quality, []
+    if options.target_bpp is not None or options.target_psnr is not None:
+        from lmvic_ns.export.search import search_quality
+
+        quality, tries = search_quality(codec, scene, tree, options, path.parent)
+    points = scene_points(scene) if options.points else None
+    sections = {TAG: pack_points(points)} if points is not None else {}
+    partial = path.with_name(path.name + ".partial")
+    if not options.resume:
+        with writing(path):
+            partial.unlink(missing_ok=True)
+    with progress(f"encoding at quality {quality}", len(scene)) as step:
+        views = codec.encode(
+            scene,
+            path,
+            tree=tree,
+            # resume here means: keep what is written when interrupted
+            options=EncodeOptions(quality=quality, resume=True),
+            sections=sections,
+            on_view=lambda view: step(f"{view.name}: {size_text(view.depth_bytes + view.image_bytes)}, {view.psnr:.2f} dB"),
+        )
+    pixels = int((scene.cameras.height * scene.cameras.width).sum())
+    return EncodedFile(path, views, tree, quality, sum(map(len, sections.values())), pixels, tries)
+
+
+def verify_file(
+    encoded: EncodedFile,
+    scene: MultiViewScene,
+    codec: MultiViewCodec,
+    workers: int = 1,
+    on_view: Callable[[DecodedView], None] | None = None,
+) -> float:
+    """Decode the finished file afresh and compare each view's PSNR with the encoder's.
+
+    Args:
+        encoded: what the encoder reported.
+        scene: the originals.
+        codec: weights to decode with.
+        workers: branches decoded at the same time.
+        on_view: gets each decoded view.
+
+    Returns:
+        The largest difference in dB.
+
+    Raises:
+        LmvicError: a view differs, or the file is damaged.
+    """
+    expected = {view.index: view.psnr for view in encoded.views}
+    worst = 0.0
+    with Reader(encoded.path) as reader, progress("checking", len(scene)) as step:
+        for view in codec.decode(reader, workers=workers):
+            found = psnr_8bit(view.image, scene.image(view.index))
+            # a view taken over from an interrupted run has no figure of its own: it decodes, that is all to be said
+            difference = 0.0 if math.isnan(expected[view.index]) else abs(found - expected[view.index])
+            if difference > VERIFY_TOLERANCE_DB:
+                raise LmvicError(
+                    f"{encoded.path}: view {view.name!r} decodes to {found:.3f} dB, the encoder saw "
+                    f"{expected[view.index]:.3f} dB: do not rely on this file, and please report it"
+                )
+            worst = max(worst, difference)
+            if on_view is not None:
+                on_view(view)
+            step(f"{view.name}: {found:.2f} dB")
+    return worst
+
+
+def psnr_8bit(decoded: torch.Tensor, original: torch.Tensor) -> float:
+    """PSNR in dB of two pictures rounded to 8 bits; 99 for equal ones."""
+    levels = [(x.detach().cpu().float() * 255).round() for x in (decoded, original)]
+    error = float((levels[0] - levels[1]).square().mean())
+    return 99.0 if error == 0 else 10 * math.log10(255**2 / error)
+
+
+def summary(encoded: EncodedFile) -> str:
+    """One line on a finished file."""
+    known = [view.psnr for view in encoded.views if not math.isnan(view.psnr)]
+    quality = f", mean PSNR {sum(known) / len(known):.2f} dB" if known else ""
+    points = f" + {size_text(encoded.points_bytes)} of points" if encoded.points_bytes else ""
+    size = encoded.path.stat().st_size - encoded.points_bytes
+    return (
+        f"{encoded.path}: {len(encoded.views)} views at quality {encoded.quality}, {size_text(size)}{points}, "
+        f"{encoded.bits_per_pixel:.4f} bits a pixel{quality}"
+    )
+
+
+def report_encoded(encoded: EncodedFile, scene: MultiViewScene, codec: MultiViewCodec, options: CodingOptions) -> None:
+    """Verify if asked to, and print the summary."""
+    if options.verify:
+        worst = verify_file(encoded, scene, codec, options.workers)
+        say(f"checked: every view decodes as the encoder saw it (largest difference {worst:.4f} dB)")
+    say(summary(encoded))

@@ -1,0 +1,61 @@
+"""What a person can choose when a scene is coded: the same for `lmvic encode`, `lmvic export` and `ns-export lmvic-codec`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lmvic_ns.errors import LmvicError
+
+ReferenceStructure = Literal["tree", "chain", "none"]
+LEVELS = 64  # repeated from lmvic_ns.codec.quality, which imports torch: `--help` must not
+
+
+@dataclass(kw_only=True)
+class CodingOptions:
+    """How a scene is coded."""
+
+    quality: int = 32
+    """Quality level, 0 (smallest file) to 63 (best pictures)."""
+    target_bpp: float | None = None
+    """Search for the best quality whose file has at most this many bits a pixel (points not counted)."""
+    target_psnr: float | None = None
+    """Search for the smallest file whose mean PSNR (dB, 8-bit RGB) is at least this."""
+    search_views: int = 8
+    """Views that the search codes at each try; 0 takes all of them."""
+    reference_structure: ReferenceStructure = "tree"
+    """Which view each view refers to: a tree of bounded depth, the paper's greedy chain, or none."""
+    max_depth: int = 8
+    """Most references on the way to a view of a tree, so that one view decodes fast."""
+    downscale: int = 1
+    """Code pictures this many times smaller in each direction."""
+    weights: str = "tiny"
+    """Weights of the codec: a name that the package brings, or a .safetensors file."""
+    device: str = "auto"
+    """Where the networks run: cpu, cuda, or auto."""
+    workers: int = 1
+    """Branches of the tree that are decoded at the same time when the file is checked."""
+    points: bool = True
+    """Put the scene's sparse points into the file, if it has any."""
+    verify: bool = True
+    """Decode the finished file and compare it with what the encoder saw."""
+    resume: bool = False
+    """Go on with the .partial file that an interrupted run left."""
+
+    def check(self) -> None:
+        """Raise on values that make no sense.
+
+        Raises:
+            LmvicError: the first such value, and what it may be.
+        """
+        if not 0 <= self.quality < LEVELS:
+            raise LmvicError(f"--quality must lie in 0..{LEVELS - 1}, not {self.quality}")
+        if self.target_bpp is not None and self.target_psnr is not None:
+            raise LmvicError("--target-bpp and --target-psnr exclude each other; give one of them")
+        for name, least in (("max_depth", 1), ("downscale", 1), ("workers", 1), ("search_views", 0)):
+            if getattr(self, name) < least:
+                raise LmvicError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(self, name)}")
+        for name in ("target_bpp", "target_psnr"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1000:
+                raise LmvicError(f"--{name.replace('_', '-')} must be a positive number, not {value}")

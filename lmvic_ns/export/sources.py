@@ -1,0 +1,46 @@
+"""Where a scene and its depth come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from lmvic_ns.errors import SceneError
+from lmvic_ns.export.options import ReferenceStructure
+from lmvic_ns.export.terminal import progress, say
+from lmvic_ns.scene import MultiViewScene
+
+DepthSource = Literal["auto", "files", "stereo", "none"]
+
+
+def dataset_scene(folder: Path, depth: DepthSource, structure: ReferenceStructure = "tree") -> MultiViewScene:
+    """A dataset with the depth that was asked for; says in a line where it comes from.
+
+    Args:
+        folder: of the dataset.
+        depth: "auto" takes the dataset's files, else stereo where there are sparse points, else none.
+        structure: without references, no depth is searched for.
+
+    Raises:
+        SceneError: the dataset is damaged, or lacks what `depth` needs.
+    """
+    scene = MultiViewScene.from_dataset(folder)
+    if depth == "files" and not scene.has_depth:
+        raise SceneError(f"{folder}: has no depth files; use --depth stereo, --depth none, or export from a trained splat")
+    if depth == "none" or (structure == "none" and depth == "auto" and not scene.has_depth):
+        say(f"{folder}: {len(scene)} views without depth: each stands alone")
+        return scene.with_inverse_depth(None)
+    if depth in ("auto", "files") and scene.has_depth:
+        say(f"{folder}: {len(scene)} views with depth from its files")
+        return scene
+    if len(scene) == 1:
+        say(f"{folder}: one view: there is nothing that it could refer to")
+        return scene.with_inverse_depth(None)
+    if depth == "auto" and scene.sparse_points is None:
+        say(f"{folder}: {len(scene)} views, neither depth files nor sparse points: each stands alone")
+        return scene
+    from lmvic_ns.training.stereo_depth import with_stereo_depth
+
+    say(f"{folder}: {len(scene)} views, depth by plane sweep stereo (a trained splat's is better: lmvic export)")
+    with progress("stereo", len(scene)) as step:
+        return with_stereo_depth(scene, on_view=lambda view: step(scene.names[view]))

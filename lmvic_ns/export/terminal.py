@@ -1,0 +1,72 @@
+"""How the commands talk: lines on stdout, a progress bar on stderr, mistakes as one line."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmvic_ns.errors import LmvicError
+
+
+def say(text: str) -> None:
+    """One line, at once (a person may be waiting)."""
+    print(text, flush=True)
+
+
+def size_text(count: float) -> str:
+    """Bytes for people: 834 bytes, 12.3 kB, 4.56 MB."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count:.0f} bytes"
+
+
+@contextmanager
+def progress(task: str, total: int) -> Iterator[Callable[[str], None]]:
+    """A bar of `total` steps on stderr; the function given counts one step and shows a remark."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(task), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[remark]}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        number = bar.add_task(task, total=total, remark="")
+        yield lambda remark: bar.update(number, advance=1, remark=remark)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns the system's refusals while something is written to `path` into one clear line.
+
+    Raises:
+        LmvicError: the disk is full, the folder is not writable, ...
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise LmvicError(f"cannot write {path}: the disk is full; make room or choose another place") from error
+        raise LmvicError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
+
+
+@dataclass
+class Outcome:
+    """Exit status of a command that may be interrupted."""
+
+    status: int = 0
+
+
+@contextmanager
+def interruptible(file: Path) -> Iterator[Outcome]:
+    """Ctrl-C becomes exit status 130 and a line that says what is left of `file`."""
+    outcome = Outcome()
+    try:
+        yield outcome
+    except KeyboardInterrupt:
+        partial = file.with_name(file.name + ".partial")
+        kept = f"{partial} is kept: the same command with --resume goes on" if partial.exists() else "nothing is left behind"
+        print(f"lmvic: interrupted; {kept}", file=sys.stderr)
+        outcome.status = 130
