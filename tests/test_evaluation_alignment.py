@@ -107,3 +107,24 @@ def test_table_and_pictures_of_a_scene(tmp_path, monkeypatch):
     assert "| plane depth |" in text and "not measured: RAFT" in text and "lmvic eval alignment plane" in text
     write_pair_picture(aligned[0], tmp_path / "pair.png")
     assert (tmp_path / "pair.png").stat().st_size > 5000
+
+
+def test_command_takes_depth_of_several_kinds(tmp_path, monkeypatch):
+    from lmvic_ns.cli import run
+    from lmvic_ns.errors import LmvicError
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    scene = plane_scene(dx=9)
+    scene.write_dataset(tmp_path / "plane")
+    wrong = torch.full((HEIGHT, WIDTH), 0.25)
+    scene.with_inverse_depth([wrong, wrong]).write_dataset(tmp_path / "wrong")
+    arguments = ["eval", "alignment", str(tmp_path / "plane"), "--output", str(tmp_path / "out")]
+    assert run([*arguments, "--depth", f"wrong={tmp_path / 'wrong'}"]) == 0
+    table = (tmp_path / "out" / "alignment-plane.csv").read_text().splitlines()
+    rows = {line.split(",")[0]: float(line.split(",")[5]) for line in table[2:]}
+    assert rows["scene depth"] > rows["wrong depth"] + 10
+    assert len(list((tmp_path / "out").glob("*.jpg"))) == 1
+    with pytest.raises(LmvicError, match="there is no depth of the kind 'median'"):
+        run([*arguments, "--mask", "median"])
+    with pytest.raises(LmvicError, match="KIND=FOLDER"):
+        run([*arguments, "--depth", "median"])

@@ -151,3 +151,23 @@ def test_speed_measures_all_stages(weights: str, tmp_path: Path):
     assert 100 < result.encode_peak_mb < 20000
     assert len(speed.speed_rows(result)) == 2
     assert len(speed.speed_rows(result)[0]) == len(speed.SPEED_HEADER)
+
+
+def test_ablation_command_compares_variants_with_the_whole(
+    weights: str, plane: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from lmvic_ns.cli import run
+    from lmvic_ns.evaluation import own_codec
+
+    def decode_here(files, name, device):  # eight more processes would test nothing new
+        return [to_8_bit(view.image) for view in sorted(load_codec(name).decode(files[0]), key=lambda v: v.index)]
+
+    monkeypatch.setattr(own_codec, "decode_files", decode_here)
+    arguments = ["eval", "ablation", str(plane.folder), "--weights", weights, "--variants", "no cross-view information"]
+    arguments += ["--qualities", "0,20,40,63", "--output", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+    assert run(arguments) == 0
+    table = (tmp_path / "out" / "bd-rate.csv").read_text().splitlines()
+    rows = {line.split(",")[1]: line.split(",")[3] for line in table[2:]}
+    assert set(rows) == {"tree", "no cross-view information"}
+    assert abs(float(rows["tree"])) < 1e-6
+    assert abs(float(rows["no cross-view information"])) > 0.01
