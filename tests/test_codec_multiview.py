@@ -8,7 +8,7 @@ from codec_scenes import plane_scene, psnr, small_codec
 
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.codec import EncodeOptions, default_tree, load_weights, weights_names
-from lmvic_ns.codec.multiview import depth_first
+from lmvic_ns.codec.planning import depth_first
 from lmvic_ns.codec.weights import deserialize, serialize
 from lmvic_ns.errors import BitstreamError, LmvicError, SceneError, WeightsError
 from lmvic_ns.geometry.ordering import ReferenceTree, independent_views

@@ -11,16 +11,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lmvic_ns.bitstream.rans import Decoder, Encoder
-from lmvic_ns.bitstream.tables import CdfTables, gaussian_tables
 from lmvic_ns.codec.fixed_point import (
     ONE,
     FixedPointConv2d,
@@ -30,94 +26,13 @@ from lmvic_ns.codec.fixed_point import (
     to_fixed,
 )
 from lmvic_ns.codec.layers import DepthwiseBlock, LevelModulation, LevelVector
+from lmvic_ns.codec.rates import SCALE_COUNT, SCALE_MIN, SCALE_STEP, scale_of_index, training_bits
+from lmvic_ns.codec.symbols import SymbolCoder
 
 STEPS = 4
 _POSITION_OF_STEP = (0, 3, 2, 1)  # step k codes channel group g at lattice position g XOR this
-SCALE_COUNT = 64
-SCALE_MIN = 0.09
-SCALE_STEP = math.log(64.0 / SCALE_MIN) / (SCALE_COUNT - 1)
 _SCALE_GAIN = 8.0  # the networks' outputs are of order one, table indexes of order ten
 _MAGNITUDES = magnitude_table()
-
-
-def scale_tables() -> CdfTables:
-    """The integer tables of the 64 Gaussian scales; made once, with the weights."""
-    return gaussian_tables(SCALE_MIN * np.exp(SCALE_STEP * np.arange(SCALE_COUNT)))
-
-
-def scale_of_index(index: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-    """Standard deviation that a (fractional) table index stands for."""
-    return SCALE_MIN * torch.exp(SCALE_STEP * index)
-
-
-def gaussian_bits(residual: Float[Tensor, "*s"], scale: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-    """Bits of a unit bin at `residual` under a zero-mean Gaussian, equation (6)."""
-    v = residual.abs()
-    inverse = 1.0 / (scale * math.sqrt(2.0))
-    # difference of the tails on one side of zero: no cancellation
-    p = 0.5 * (torch.erfc((v - 0.5) * inverse) - torch.erfc((v + 0.5) * inverse))
-    # beyond one in a million: the tail's slope there, so that far misses keep a bounded gradient
-    far = 20.0 + 9.7 * ((v - 0.5).clamp(min=0) * inverse - 3.36)
-    return torch.where(p > 1e-6, -torch.log2(p.clamp(min=1e-6)), far.clamp(min=19.9))
-
-
-def training_bits(
-    residual: Float[Tensor, "*s"], symbol: Float[Tensor, "*s"], scale: Float[Tensor, "*s"]
-) -> Float[Tensor, "*s"]:
-    """Bits of the symbols as they will be written, with gradients that training can use.
-
-    The value, and the gradient towards the scale, are those of the rounded symbol: the tables learn what files hold
-    (uniform noise alone overstates symbols that are almost surely zero by about 0.1 bit each). The gradient towards the
-    residual is that of the noisy symbol, since the rounded one has none.
-    """
-    noisy = gaussian_bits(residual + torch.rand_like(residual) - 0.5, scale.detach())
-    return gaussian_bits(symbol, scale) + (noisy - noisy.detach())
-
-
-class SymbolCoder(Protocol):
-    """What the quadtree steps need of a coder: the same call writes or reads."""
-
-    def code(self, symbols: Tensor | None, indexes: Tensor) -> Tensor:
-        """Codes float64 integers under these table indexes and returns them as the decoder will see them."""
-        ...
-
-
-class SymbolWriter:
-    """Writes symbols to an rANS stream."""
-
-    def __init__(self, tables: CdfTables):
-        self._encoder = Encoder(tables)
-
-    def code(self, symbols: Tensor | None, indexes: Tensor) -> Tensor:
-        """Writes and returns the symbols, clamped to 16 bits."""
-        assert symbols is not None
-        symbols = symbols.clamp(-32768, 32767)
-        self._encoder.encode(symbols.cpu().numpy().astype(np.int16).ravel(), indexes.cpu().numpy().astype(np.uint8).ravel())
-        return symbols
-
-    def finish(self) -> bytes:
-        """The stream."""
-        return self._encoder.finish()
-
-
-class SymbolReader:
-    """Reads symbols from an rANS stream."""
-
-    def __init__(self, data: bytes, tables: CdfTables, name: str):
-        self._decoder = Decoder(data, tables, name=name)
-
-    def code(self, symbols: Tensor | None, indexes: Tensor) -> Tensor:
-        """Reads the symbols of these indexes."""
-        values = self._decoder.decode(indexes.cpu().numpy().astype(np.uint8).ravel())
-        return torch.from_numpy(values.astype(np.float64)).reshape(indexes.shape).to(indexes.device)
-
-    def finish(self) -> None:
-        """Checks that the stream ended where it should.
-
-        Raises:
-            BitstreamError: the stream is damaged.
-        """
-        self._decoder.finish()
 
 
 def step_masks(channels: int, height: int, width: int, device: torch.device | str = "cpu") -> Tensor:

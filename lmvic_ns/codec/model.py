@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from lmvic_ns.bitstream.tables import CdfTables
 from lmvic_ns.codec.depth import DEPTH_FACTOR, DEPTH_RANGE, DEPTH_STRIDE, DepthCodec, DepthConfig
-from lmvic_ns.codec.entropy import SymbolReader, SymbolWriter, scale_tables
 from lmvic_ns.codec.fixed_point import ONE
 from lmvic_ns.codec.image import PATCH, STRIDE, ImageCodec, ImageConfig, ImageContext
 from lmvic_ns.codec.layers import pad_to_multiple
 from lmvic_ns.codec.quality import LEVELS
+from lmvic_ns.codec.rates import scale_tables
+from lmvic_ns.codec.symbols import SymbolReader, SymbolWriter
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.geometry.disparity import disparity_and_mask, downsample_inverse_depth, upsample_inverse_depth
 from lmvic_ns.geometry.prediction import predict_inverse_depth

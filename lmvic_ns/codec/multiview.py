@@ -17,22 +17,15 @@ from lmvic_ns.bitstream.header import FileHeader
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.bitstream.writer import Writer
 from lmvic_ns.codec.model import ReferenceState
+from lmvic_ns.codec.planning import default_tree, depth_first, file_cameras, find_views, inverse_depth_scale, scene_camera
 from lmvic_ns.codec.quality import LEVELS
 from lmvic_ns.codec.weights import Weights, load_weights
-from lmvic_ns.errors import BitstreamError, LmvicError, SceneError, WeightsError
+from lmvic_ns.errors import BitstreamError, SceneError, WeightsError
 from lmvic_ns.geometry.cameras import Cameras
-from lmvic_ns.geometry.ordering import (
-    ReferenceTree,
-    independent_views,
-    pose_distance,
-    reference_tree,
-    scene_translation_scale,
-)
+from lmvic_ns.geometry.reference_tree import ReferenceTree
 from lmvic_ns.scene import MultiViewScene
 
 DEFAULT_QUALITY = 32
-_NEAR_QUANTILE = 0.999
-_NEAR_MARGIN = 1.25  # the scale leaves room above the nearest depth that is not an outlier
 
 
 class ViewCodec(Protocol):
@@ -385,88 +378,6 @@ def load_codec(weights: str | Path = "tiny", device: torch.device | str = "cpu")
         WeightsError: there are no such weights.
     """
     return MultiViewCodec(load_weights(weights), device)
-
-
-def default_tree(scene: MultiViewScene, max_depth: int | None = 8) -> ReferenceTree:
-    """The reference tree of a scene by the paper's distance (8), or independent views without depth."""
-    if not scene.has_depth or len(scene) == 1:
-        return independent_views(len(scene))
-    return reference_tree(
-        pose_distance(scene.cameras.world_to_camera, translation_scale=translation_scale(scene)), max_depth=max_depth
-    )
-
-
-def translation_scale(scene: MultiViewScene) -> float:
-    """Length that counts as much as a unit of rotation: the scene's median depth, from a few views."""
-    step = max(1, len(scene) // 16)
-    maps = [scene.inverse_depth(i)[::8, ::8] for i in range(0, len(scene), step)]
-    return scene_translation_scale(maps, scene.cameras)
-
-
-def inverse_depth_scale(scene: MultiViewScene) -> float:
-    """Largest inverse depth that the file's depth can hold: a robust near bound over all views, with a margin."""
-    near = 0.0
-    for view in range(len(scene)):
-        values = scene.inverse_depth(view)[::8, ::8].flatten().double().numpy()
-        values = values[values > 0]
-        if values.size:
-            near = max(near, float(np.quantile(values, _NEAR_QUANTILE)))
-    return near * _NEAR_MARGIN if near > 0 else 1.0
-
-
-def depth_first(tree: ReferenceTree) -> tuple[int, ...]:
-    """The views of a tree so that each one's ancestors are the last things kept: pre-order, children as in the order."""
-    children: dict[int, list[int]] = {view: [] for view in (-1, *range(len(tree)))}
-    for view in tree.order:
-        children[tree.parent[view]].append(view)
-    order: list[int] = []
-    stack = list(reversed(children[-1]))
-    while stack:
-        view = stack.pop()
-        order.append(view)
-        stack.extend(reversed(children[view]))
-    return tuple(order)
-
-
-def file_cameras(header: FileHeader) -> Cameras:
-    """Cameras of a file in the codec's units: depth is 1 / normalised inverse depth, so translations are scaled."""
-    world_to_camera = torch.from_numpy(header.world_to_camera())
-    world_to_camera[:, :3, 3] = world_to_camera[:, :3, 3] * header.inverse_depth_scale
-    return _cameras(header, world_to_camera)
-
-
-def scene_camera(header: FileHeader, view: int) -> Cameras:
-    """The camera of one view in scene units."""
-    return _cameras(header, torch.from_numpy(header.world_to_camera()))[view]
-
-
-def _cameras(header: FileHeader, world_to_camera: Tensor) -> Cameras:
-    return Cameras(
-        torch.from_numpy(header.intrinsics()),
-        world_to_camera,
-        torch.tensor([view.height for view in header.views]),
-        torch.tensor([view.width for view in header.views]),
-    )
-
-
-def find_views(header: FileHeader, views: Iterable[int | str]) -> list[int]:
-    """Numbers of views given by number or name.
-
-    Raises:
-        LmvicError: there is no such view.
-    """
-    by_name = {view.name: number for number, view in enumerate(header.views)}
-    found = []
-    for view in views:
-        if isinstance(view, str) and view in by_name:
-            found.append(by_name[view])
-            continue
-        if isinstance(view, str) and not view.lstrip("-").isdigit():
-            raise LmvicError(f"no view {view!r} in the file; it has {', '.join(list(by_name)[:5])}, ...")
-        if not 0 <= int(view) < len(header.views):
-            raise LmvicError(f"no view {int(view)} in the file; it has 0..{len(header.views) - 1}")
-        found.append(int(view))
-    return found
 
 
 def _ancestors_only(states: dict[int, ReferenceState], tree: ReferenceTree, view: int) -> dict[int, ReferenceState]:

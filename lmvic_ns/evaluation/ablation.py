@@ -47,7 +47,7 @@ def variant(name: str, images: ImageSet, weights: str, device: str, folder: Path
     Raises:
         LmvicError: There is no such variant.
     """
-    from lmvic_ns.codec.multiview import default_tree, translation_scale
+    from lmvic_ns.codec.planning import default_tree, translation_scale
 
     scene = images.scene
     if name in SWITCHES:
