@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -37,13 +38,39 @@ def test_two_gloo_processes_equal_one_with_twice_the_batch(tmp_path: Path):
     assert float(theirs["score"]) == pytest.approx(float(ours["score"]), abs=1e-3)
 
 
-def main(folder: str) -> None:
+@pytest.mark.slow
+def test_a_killed_process_is_resumed(tmp_path: Path):
+    pytest.importorskip("lightning")
+    from test_training import train
+
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    process = subprocess.Popen([sys.executable, __file__, str(tmp_path), "endless"], env=environment)
+    checkpoint = tmp_path / "last.ckpt"
+    limit = time.monotonic() + 240
+    while not checkpoint.is_file() and time.monotonic() < limit and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(0.3)  # into the steps, or into the next checkpoint
+    process.kill()
+    process.wait()
+    reached = torch.load(checkpoint, map_location="cpu", weights_only=True)["lmvic"]["step"]
+    resumed = train(tmp_path, steps=reached + 3, resume=True)
+    whole = train(tmp_path / "whole", steps=reached + 3)
+    assert reached > 0
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(weight, resumed.model.state_dict()[name]), name
+
+
+def main(folder: str, endless: bool) -> None:
     from test_training import train
     from training_standin import StandInCodec
 
+    if endless:
+        torch.set_num_threads(1)
+        train(Path(folder), steps=None, checkpoint_every=0.2)
+        return
     torch.manual_seed(0)
     train(Path(folder), steps=STEPS, batch=2, model=StandInCodec(noise=0.0), devices=2, strategy="ddp")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], len(sys.argv) > 2)

@@ -128,6 +128,7 @@ def test_chain_loss_is_equation_9():
     for n in range(4):
         image = batch.image[:, n].float() / 255
         out = model.forward_view(image, batch.inverse_depth[:, n], batch.cameras[n], state, batch.level, None)
+        assert out.inverse_depth is not None and out.depth_target is not None and out.depth_bits is not None
         state = out.state
         error = (out.image - image).square().flatten(1).mean(1)
         depth = (out.inverse_depth - out.depth_target).square().flatten(1).mean(1)
@@ -325,3 +326,16 @@ def test_a_damaged_pack_is_named(tmp_path: Path):
     (tmp_path / "text").write_text("no pack")
     with pytest.raises(TrainingError, match="not a training pack"):
         Pack(tmp_path / "text")
+
+
+@pytest.mark.data
+def test_depth_from_points_aligns_real_views(data_root: Path):
+    """The wide baselines of a real scene: warped neighbours come at least 4 dB nearer than unaligned ones."""
+    scene = with_sfm_depth(MultiViewScene.from_dataset(data_root / "scenes" / "herz-jesus"))
+    depths = [scene.inverse_depth(i)[None] for i in (2, 3)]
+    reference, image = scene.image(2)[None], scene.image(3)[None]
+    found = disparity_and_mask(depths[1], scene.cameras[3], depths[0], scene.cameras[2])
+    mask = found.mask[0]
+    aligned = (warp(reference, found.disparity) - image).square()[0][:, mask].mean()
+    unaligned = (reference - image).square()[0][:, mask].mean()
+    assert mask.float().mean() > 0.6 and 10 * torch.log10(unaligned / aligned) > 4

@@ -63,9 +63,9 @@ class LearningCurve:
             with path.open(newline="") as stream:
                 rows = [row for row in csv.DictReader(stream) if int(row["step"]) <= from_step]
         with path.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, self.FIELDS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(self.FIELDS)
+            writer.writerows([row.get(name, "") for name in self.FIELDS] for row in rows)
 
     def append(self, module: TrainingModule, training_loss: float, rows: Sequence[RdRow]) -> None:
         """Add one validation."""

@@ -112,12 +112,12 @@ def visible_points(
         cell: side of a z-buffer cell in pixels.
         hidden_ratio: a point is hidden when its inverse depth is below this share of its cell's largest.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     keep = np.ones(len(position), dtype=bool)
     if len(position) < 16:
         return keep
-    _, nearest = cKDTree(position).query(position, k=9)
+    _, nearest = KDTree(position).query(position, k=9)
     around = np.sort(inverse_depth[nearest[:, 1:]], axis=1)
     keep &= inverse_depth <= 1.25 * around[:, -2]  # two of eight neighbours must be about as near
     keep &= inverse_depth >= hidden_ratio * around[:, 4]  # four of eight are nearer: seen through a surface
