@@ -33,7 +33,8 @@ class SpeedResult:
         machine: Processor or GPU, cores, threads.
         views: How many views were coded, each of `pixels` pixels.
         pixels: Pixels of one view.
-        encode_s: Seconds for a view, by stage and in all ("total").
+        encode_s: Seconds for a view, by stage and in all ("total"), and "processor": seconds of all threads together, a fair
+            measure on a machine that others use too.
         decode_s: The same for decoding.
         encode_peak_mb: Peak memory of the encoding process (on a GPU: of the device).
         decode_peak_mb: The same for decoding.
@@ -246,6 +247,7 @@ def speed_rows(result: SpeedResult) -> list[list[str]]:
         total = seconds["total"]
         rows.append(
             [f"{result.weights}, {result.device}, {what}", f"{total:.3f}", f"{result.pixels / total / 1e6:.2f}"]
+            + [f"{seconds['processor']:.3f}"]
             + [f"{seconds[stage]:.3f}" for stage in STAGES]
             + [f"{peak:.0f}", f"{macs / 1e3:.1f}", f"{result.parameters / 1e6:.2f}"]
         )
@@ -256,6 +258,7 @@ SPEED_HEADER = [
     "weights, device",
     "s a view",
     "MP/s",
+    "processor s",
     *(f"{stage}, s" for stage in STAGES),
     "peak MB",
     "kMAC a pixel",
