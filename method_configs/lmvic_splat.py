@@ -14,12 +14,15 @@ from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.plugins.types import MethodSpecification
 
+from lmvic_ns.export import hook
 from lmvic_ns.splat.checkpoints import allow_numpy_scalars
 from lmvic_ns.splat.datamanager import LmvicDataManagerConfig
 from lmvic_ns.splat.model import LmvicSplatModelConfig
 
 # every ns-* command loads this module before it loads a checkpoint
 allow_numpy_scalars()
+# does something in ns-export alone
+hook.install()
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,12 @@ def encode(config: EncodeConfig) -> int:
         LmvicError: the dataset, an option, the weights or the place to write to is not fit.
     """
     from lmvic_ns.codec.multiview import load_codec
-    from lmvic_ns.export.encoding import downscaled, encode_scene, pick_device, report_encoded
+    from lmvic_ns.export.encoding import check_output, downscaled, encode_scene, pick_device, report_encoded
     from lmvic_ns.export.sources import dataset_scene
     from lmvic_ns.export.terminal import interruptible
 
     config.check()
+    check_output(config.file, config.overwrite)
     with interruptible(config.file) as outcome:
         codec = load_codec(config.weights, pick_device(config.device))
         scene = downscaled(dataset_scene(config.dataset, config.depth, config.reference_structure), config.downscale)

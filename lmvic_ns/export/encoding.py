@@ -18,8 +18,8 @@ from lmvic_ns.codec.multiview import (
     MultiViewCodec,
     default_tree,
     load_codec,
-    translation_scale,
 )
+from lmvic_ns.codec.planning import translation_scale
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.export.options import CodingOptions
 from lmvic_ns.export.points import TAG, pack_points, scene_points
@@ -112,14 +112,16 @@ def build_tree(scene: MultiViewScene, options: CodingOptions) -> ReferenceTree:
     return default_tree(scene, options.max_depth)
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, overwrite: bool) -> None:
     """Refuse early what cannot be written in the end.
 
     Raises:
-        LmvicError: the file's folder is missing and cannot be made, or cannot be written to.
+        LmvicError: the file is there already, or its folder is missing and cannot be made, or cannot be written to.
     """
     if path.is_dir():
         raise LmvicError(f"{path}: is a folder; give the name of a file, such as {path / 'scene.lmvic'}")
+    if path.exists() and not overwrite:
+        raise LmvicError(f"{path}: exists already; choose another name, or replace it with --overwrite")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         probe = path.with_name(f".{path.name}.probe")
@@ -141,7 +143,7 @@ def encode_scene(scene: MultiViewScene, path: Path, options: CodingOptions, code
     Raises:
         LmvicError: the file cannot be written, the target cannot be met, ...
     """
-    check_output(path)
+    check_output(path, options.overwrite)
     codec = codec or load_codec(options.weights, pick_device(options.device))
     tree = build_tree(scene, options)
     quality, tries = options.quality, []

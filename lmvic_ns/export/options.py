@@ -41,6 +41,8 @@ class CodingOptions:
     """Decode the finished file and compare it with what the encoder saw."""
     resume: bool = False
     """Go on with the .partial file that an interrupted run left."""
+    overwrite: bool = False
+    """Replace a file that is there."""
 
     def check(self) -> None:
         """Raise on values that make no sense.

@@ -1,0 +1,60 @@
+"""`lmvic export` and `ns-export lmvic-codec`: a trained scene's photographs into one file, with a report."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lmvic_ns.errors import LmvicError
+from lmvic_ns.export.options import CodingOptions
+
+
+@dataclass(kw_only=True)
+class ExportConfig(CodingOptions):
+    """Code the captured photographs of a trained lmvic-splat, with its median depth, into scene.lmvic, with a report."""
+
+    load_config: Path
+    """config.yml of the trained scene."""
+    output_dir: Path
+    """Folder that gets scene.lmvic, report.html and report.json."""
+    split: Literal["all", "train", "eval"] = "all"
+    """Which photographs are coded."""
+
+
+@dataclass(kw_only=True)
+class ExportLmvicCodec(ExportConfig):
+    """Code the captured photographs of a trained lmvic-splat, with its median depth, into scene.lmvic, with a report."""
+
+    def main(self) -> None:
+        """Run as a subcommand of ns-export; leaves the program with status 2 on a person's mistake."""
+        try:
+            status = export(self)
+        except LmvicError as error:
+            print("ns-export lmvic-codec: " + " ".join(str(error).split()), file=sys.stderr)
+            status = 2
+        if status:
+            sys.exit(status)
+
+
+def export(config: ExportConfig) -> int:
+    """Code a trained scene's photographs into OUTPUT_DIR/scene.lmvic and write OUTPUT_DIR/report.html and report.json.
+
+    Raises:
+        LmvicError: the config, an option, the weights or the folder is not fit.
+    """
+    from lmvic_ns.codec.multiview import load_codec
+    from lmvic_ns.export.encoding import check_output, encode_scene, pick_device, report_encoded
+    from lmvic_ns.export.splat_source import cached_depth, splat_scene
+    from lmvic_ns.export.terminal import interruptible
+
+    config.check()
+    file = config.output_dir / "scene.lmvic"
+    check_output(file, config.overwrite)
+    codec = load_codec(config.weights, pick_device(config.device))  # before anything slow: it may be missing
+    with interruptible(file) as outcome:
+        captured = splat_scene(config.load_config, config.split, config.downscale)
+        with cached_depth(captured.scene, config.output_dir) as scene:
+            report_encoded(encode_scene(scene, file, config, codec), scene, codec, config)
+    return outcome.status
