@@ -22,11 +22,11 @@ SMALL = ModelConfig(
 )
 
 
-def small_model(seed: int = 0) -> MultiViewModel:
+def small_model(seed: int = 0, config: ModelConfig = SMALL) -> MultiViewModel:
     """Random weights, none of them zero, so that every path has something to say."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = MultiViewModel(SMALL)
+        model = MultiViewModel(config)
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.abs().max() == 0:

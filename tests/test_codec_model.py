@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from codec_scenes import plane_scene, psnr, small_model
+from codec_scenes import SMALL, plane_scene, psnr, small_model
 
 from lmvic_ns.bitstream.rans import Decoder
 from lmvic_ns.codec import build_model
@@ -114,6 +116,17 @@ def test_ablations_switch_their_part_off() -> None:
     assert coded["concatenation"][1] != coded["all"][1] and coded["concatenation"][0] == coded["all"][0]
     assert coded["no mask"][1] != coded["all"][1]
     assert coded["no prediction"][0] == alone[0]
+
+
+@pytest.mark.parametrize("change", [{"float_scales": True}, {"symbol_context": False}])
+def test_other_sources_of_scales_are_selectable(change) -> None:
+    config = replace(SMALL, image=replace(SMALL.image, **change))
+    model = small_model(config=config)
+    ((image, depth, camera),) = views([(64, 64)])
+    depth_part, image_part, state = model.compress(image, depth, camera, None, 40)
+    decoded = model.decompress(depth_part, image_part, (64, 64), camera, None, 40)
+    assert torch.equal(decoded.image, state.image)
+    assert image_part != small_model().compress(image, depth, camera, None, 40)[1]
 
 
 def test_estimated_bits_are_what_files_hold() -> None:

@@ -56,6 +56,8 @@ class EntropyConfig:
         exact_prior: channels of the exact cross-view prior, fixed-point.
         float_prior: channels of the float cross-view prior (0 if the means are exact).
         symbol_context: whether tables depend on the symbols of earlier steps.
+        float_scales: let the float network correct the scales too, as published codecs do. It sees everything, but streams
+            then decode only where every float comes out the same: for comparing rates, not for files that travel.
     """
 
     latent: int
@@ -65,6 +67,7 @@ class EntropyConfig:
     exact_prior: int
     float_prior: int
     symbol_context: bool = True
+    float_scales: bool = False
 
 
 @dataclass
@@ -134,7 +137,7 @@ class EntropyModel(nn.Module):
             self.mean_level = LevelModulation(p)
             self.mean_in = nn.ModuleList([nn.Conv2d(p + (m if k else 0), p, 1) for k in range(STEPS)])
             self.mean_block = DepthwiseBlock(p)
-            self.mean_out = nn.Conv2d(p, m, 1)
+            self.mean_out = nn.Conv2d(p, 2 * m if config.float_scales else m, 1)
             self.prior_weight = nn.Parameter(torch.full((m,), 0.5))
             nn.init.normal_(self.mean_out.weight, std=0.1 / math.sqrt(p))
             assert self.mean_out.bias is not None
@@ -222,6 +225,9 @@ class EntropyModel(nn.Module):
                 out, mean = out.chunk(2, 1)
             else:
                 mean = self._mean(step, mean_features, decoded.to(latent.dtype)).float()
+                if self.config.float_scales:
+                    mean, correction = mean.chunk(2, 1)
+                    out = out + correction
             mean = (mean + guess) * gain
             total_mean = torch.where(mask, mean, total_mean)
             total_index = torch.where(mask, out, total_index)
@@ -329,6 +335,9 @@ class EntropyModel(nn.Module):
                 mean = torch.floor(mean * gain / ONE + 0.5)  # fixed-point, at the symbols' scale; may exceed the value limit
             else:
                 mean = self._mean(step, mean_features, decoded)
+                if self.config.float_scales:
+                    mean, correction = mean.chunk(2, 1)
+                    out = out + correction.double() * ONE
                 if direct is not None:
                     mean = mean + direct * self.prior_weight.detach()[None, :, None, None]
             indexes = torch.floor((_SCALE_GAIN * out + row(self.index_gain_table)) / ONE + 0.5).clamp(0, SCALE_COUNT - 1)

@@ -41,6 +41,7 @@ class ImageConfig:
         scale_features: channels of the exact networks that choose tables.
         mean_features: channels of the mean network.
         symbol_context: whether tables depend on symbols decoded in earlier quadtree steps.
+        float_scales: scales from the float network as well; files then decode only on the machine that wrote them.
     """
 
     features: int = 192
@@ -53,6 +54,7 @@ class ImageConfig:
     scale_features: int = 96
     mean_features: int = 192
     symbol_context: bool = True
+    float_scales: bool = False
 
 
 @dataclass
@@ -157,6 +159,7 @@ class ImageCodec(nn.Module):
                 exact_prior=1,
                 float_prior=m + 1,
                 symbol_context=config.symbol_context,
+                float_scales=config.float_scales,
             ),
             log_gain,
         )
