@@ -6,6 +6,7 @@ import csv
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,15 +15,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 from training_standin import StandInCodec, lambda_of_level
 
 pytest.importorskip("lightning")
 
-from lmvic_ns.training import TrainingError
+from lmvic_ns.cli import run
+from lmvic_ns.training import TrainingError, require_lightning
 from lmvic_ns.training.data import LevelConfig, PhotoDataset, StepSampler, collate_photos
 from lmvic_ns.training.ema import WeightAverage
-from lmvic_ns.training.losses import level_weight, view_loss
+from lmvic_ns.training.losses import MS_SSIM_LAMBDA_RATIO, image_distortion, level_weight, view_loss
 from lmvic_ns.training.module import OptimizationConfig, TrainingModule
 from lmvic_ns.training.objectives import LossConfig, PhotoObjective, level_of_lambda
 from lmvic_ns.training.photos import CropConfig, PhotoCrops, PhotoSet, centre_crops, load_photos
@@ -44,9 +47,7 @@ def photo_set(count: int = 8) -> PhotoSet:
     return PhotoSet(tuple(f"photo-{i}.png" for i in range(count)), tuple(images))
 
 
-def train(
-    folder: Path, *, steps: int | None, resume: bool = False, batch: int = 2, model=None, **options
-) -> TrainingModule:
+def train(folder: Path, *, steps: int | None, resume: bool = False, batch: int = 2, model=None, **options) -> TrainingModule:
     torch.manual_seed(5)
     model = model or StandInCodec()
     training, held_out = photo_set().split_validation(2)
@@ -54,7 +55,7 @@ def train(
     schedule = options.pop("schedule", ScheduleConfig(learning_rate=3e-3, warmup_steps=2, decay="constant"))
     optimization = OptimizationConfig(schedule=schedule, batch=batch, seed=3, max_steps=steps)
     validation = [centre_crops(held_out, SIZE)]
-    run = RunConfig(folder=folder, resume=resume, precision="32-true", accelerator="cpu", tensorboard=False, **options)
+    settings = RunConfig(folder=folder, resume=resume, precision="32-true", accelerator="cpu", tensorboard=False, **options)
     return run_training(
         model,
         PhotoObjective(LossConfig(), lambda_of_level, 64),
@@ -62,7 +63,7 @@ def train(
         collate_photos,
         lambda m: rd_curve(m, validation, (0, 63), lambda_of_level),
         optimization,
-        run,
+        settings,
     )
 
 
@@ -227,3 +228,34 @@ def test_faster_convolutions_compute_the_same():
     assert faster_convolutions(model) == 1 and faster_convolutions(model) == 0
     torch.testing.assert_close(model(x), before)
     assert list(model.state_dict()) == ["0.weight", "0.bias", "1.weight", "1.bias"]
+
+
+def test_without_lightning_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "lightning", None)
+    with pytest.raises(TrainingError, match=r"lmvic-ns\[train\]"):
+        require_lightning()
+
+
+def test_ms_ssim_loss_is_zero_for_equals_and_grows_with_noise():
+    torch.manual_seed(0)
+    image = torch.nn.functional.interpolate(torch.rand(2, 3, 24, 24), size=192, mode="bicubic").clamp(0, 1)
+    noisy = image + torch.tensor([0.02, 0.2])[:, None, None, None] * torch.randn_like(image)
+    assert image_distortion(image, image, "ms-ssim").abs().max() < 1e-5
+    little, much = image_distortion(noisy, image, "ms-ssim")
+    assert 0 < little < much / 4 and much < MS_SSIM_LAMBDA_RATIO
+
+
+@pytest.mark.slow
+def test_the_command_trains_a_real_model_and_resumes(tmp_path: Path):
+    photos = photo_set(6)
+    for name, image in zip(photos.names, photos.images, strict=True):
+        Image.fromarray(image).save(tmp_path / name)
+    command = ["train", "photos", "--output", str(tmp_path / "run"), "--data", str(tmp_path), "--crop-size", "64"]
+    command += ["--batch", "1", "--validation-photos", "1", "--accelerator", "cpu"]
+    assert run([*command, "--max-steps", "1"]) == 0
+    assert run([*command, "--max-steps", "2", "--resume"]) == 0
+    assert {row["step"] for row in rows(tmp_path / "run")} == {"1", "2"}
+    with safe_open(str(tmp_path / "run" / "last.safetensors"), framework="pt") as stream:
+        assert stream.metadata()["preset"] == "tiny" and stream.metadata()["step"] == "2"
+    with pytest.raises(TrainingError, match="--max-steps"):
+        run([*command, "--resume"])

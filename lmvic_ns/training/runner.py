@@ -33,7 +33,7 @@ class RunConfig:
     folder: Path
     resume: bool = False
     """Go on from `last.ckpt` in the folder, where there is one."""
-    precision: Literal["bf16-mixed", "32-true", "16-mixed"] = "bf16-mixed"
+    precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed"
     accelerator: str = "auto"
     devices: int = 1
     nodes: int = 1

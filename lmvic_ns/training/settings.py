@@ -69,7 +69,7 @@ class BudgetConfig:
 class MachineConfig:
     """What a run runs on."""
 
-    precision: Literal["bf16-mixed", "32-true", "16-mixed"] = "bf16-mixed"
+    precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
     """Processes on this machine; more than one trains with DDP."""
