@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, Command] = {
     "decode": Command("lmvic_ns.export.commands:decode", "Decode a file into a dataset to train on."),
     "info": Command("lmvic_ns.export.commands:info", "Show what is in a file; needs no weights."),
     "verify": Command("lmvic_ns.export.commands:verify", "Check a file's checksums without decoding."),
+    "view": Command("lmvic_ns.viewer.commands:view", "Show a file or a scene in a browser: cameras, pictures, depth, bits."),
     "prepare": Command("lmvic_ns.export.prepare:prepare", "Give training scenes their depth, in folders of their own."),
     "train photos": Command("lmvic_ns.training.commands:train_photos", "Train the intra path on photographs."),
     "train scenes": Command("lmvic_ns.training.commands:train_scenes", "Train the cross-view path on chains of views."),

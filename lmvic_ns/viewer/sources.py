@@ -1,0 +1,181 @@
+"""What `lmvic view` can open: a coded file (any view by itself) or a scene folder, behind one interface."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from lmvic_ns.bitstream.reader import Reader, UnitSize
+from lmvic_ns.errors import LmvicError, WeightsError
+from lmvic_ns.geometry.cameras import Cameras
+from lmvic_ns.geometry.ordering import ReferenceTree, pose_distance, scene_translation_scale
+from lmvic_ns.viewer.pair import PictureWithDepth
+
+_KEPT = 6  # decoded views that are kept: the one shown, its reference, and a few looked at before
+
+
+class PageSource(ABC):
+    """Cameras, tree and sizes at once; pictures when asked for.
+
+    Attributes:
+        title: what is shown, for the page's head.
+        names: of the views.
+        cameras: in the scene's world and units.
+        tree: coding order and references.
+        sizes: bytes of every view, None for a view that is not coded or damaged.
+        distances: from each view to its reference, equation (8), NaN without one.
+        trouble: why there are no pictures, None if there are.
+    """
+
+    title: str
+    names: list[str]
+    cameras: Cameras
+    tree: ReferenceTree
+    sizes: list[UnitSize | None]
+    distances: list[float]
+    trouble: str | None = None
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[int, PictureWithDepth] = {}
+
+    @abstractmethod
+    def _load(self, views: list[int]) -> Iterator[tuple[int, PictureWithDepth]]: ...
+
+    def load(self, *views: int) -> list[PictureWithDepth]:
+        """Some views, decoded now unless they were just shown. Threads may call this; they take turns.
+
+        Raises:
+            LmvicError: a view cannot be decoded.
+        """
+        with self._lock:
+            missing = [view for view in dict.fromkeys(views) if view not in self._kept]
+            found = dict(self._load(missing)) if missing else {}
+            self._kept.update(found)
+            result = [self._kept[view] for view in views]
+            for view in list(self._kept)[: max(0, len(self._kept) - _KEPT)]:
+                if view not in views:
+                    del self._kept[view]
+            return result
+
+    def stream(self) -> Iterator[tuple[int, PictureWithDepth]]:
+        """Every view once, in coding order, nothing kept; for thumbnails. Damaged views are left out."""
+        for view in self.tree.order:
+            try:
+                with self._lock:
+                    found = dict(self._load([view]))
+            except LmvicError:
+                continue
+            yield from found.items()
+
+    def close(self) -> None:  # noqa: B027
+        """Let go of files, where there are any."""
+
+    def _set_distances(self, scale: float) -> None:
+        matrix = pose_distance(self.cameras.world_to_camera, translation_scale=scale)
+        self.distances = [
+            float(matrix[view, parent]) if parent >= 0 else float("nan") for view, parent in enumerate(self.tree.parent)
+        ]
+
+
+class FileSource(PageSource):
+    """An `.lmvic` file; needs neither the originals nor, for cameras, tree and sizes, the weights.
+
+    Args:
+        path: the file.
+        weights: name or path of the weights; None takes those that the file names.
+        device: where they run.
+
+    Raises:
+        BitstreamError: it is not a file of ours or its header is damaged.
+    """
+
+    def __init__(self, path: Path, weights: str | None = None, device: str | torch.device = "cpu") -> None:
+        super().__init__()
+        from lmvic_ns.codec.multiview import load_codec, scene_camera
+
+        self._reader = Reader(path)
+        header = self._reader.header
+        self.title = path.name
+        self.names = [view.name for view in header.views]
+        self.cameras = Cameras.cat([scene_camera(header, view) for view in range(len(self.names))])
+        self.tree = ReferenceTree.from_parents(header.order, [view.parent for view in header.views])
+        self.sizes = list(self._reader.sizes())
+        # a file's depth is not known before it is decoded: the cameras' spread is the unit of length then
+        self._set_distances(scene_translation_scale([], self.cameras))
+        self._codec = None
+        try:
+            codec = load_codec(weights or header.weights_name, device)
+            codec.check_weights(header)
+            self._codec = codec
+        except WeightsError as error:
+            self.trouble = f"Pictures need the weights {header.weights_name!r}: {error}"
+
+    def _load(self, views: list[int]) -> Iterator[tuple[int, PictureWithDepth]]:
+        if self._codec is None:
+            raise WeightsError(self.trouble or "no weights")
+        for view in self._codec.decode(self._reader, views):
+            depth = None if view.inverse_depth is None else view.inverse_depth.cpu()
+            yield view.index, PictureWithDepth(view.image.float().cpu(), depth, view.camera.to("cpu"))
+
+    def stream(self) -> Iterator[tuple[int, PictureWithDepth]]:
+        """Every view once, each decoded once: the branches share their ancestors."""
+        if self._codec is None:
+            return
+        views = self._codec.decode(self._reader, None, problems={})
+        while True:
+            with self._lock:  # one view at a time, so that a click waits for one view at most
+                view = next(views, None)
+            if view is None:
+                return
+            yield view.index, PictureWithDepth(view.image.float().cpu(), None, view.camera.to("cpu"))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._reader.close()
+
+
+class SceneSource(PageSource):
+    """A data set that is not coded yet, with the tree that `lmvic encode` would give it.
+
+    Raises:
+        SceneError: there is no scene, or it is inconsistent.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        from lmvic_ns.codec.multiview import default_tree, translation_scale
+        from lmvic_ns.scene import MultiViewScene
+
+        self._scene = MultiViewScene.from_dataset(folder)
+        self.title = folder.resolve().name
+        self.names = list(self._scene.names)
+        self.cameras = self._scene.cameras
+        self.tree = default_tree(self._scene)
+        self.sizes = [None] * len(self.names)
+        has_depth = self._scene.has_depth
+        self._set_distances(translation_scale(self._scene) if has_depth else scene_translation_scale([], self.cameras))
+
+    def _load(self, views: list[int]) -> Iterator[tuple[int, PictureWithDepth]]:
+        for view in views:
+            depth = self._scene.inverse_depth(view) if self._scene.has_depth else None
+            yield view, PictureWithDepth(self._scene.image(view), depth, self.cameras[view])
+
+
+def open_source(path: Path, weights: str | None, device: str) -> PageSource:
+    """A file or a scene folder (or its transforms.json).
+
+    Raises:
+        LmvicError: it is neither.
+    """
+    if not path.exists():
+        raise LmvicError(f"{path} does not exist: give an .lmvic file or a folder with transforms.json")
+    if path.is_dir() or path.suffix == ".json":
+        return SceneSource(path)
+    from lmvic_ns.export.encoding import pick_device
+
+    return FileSource(path, weights, pick_device(device))
