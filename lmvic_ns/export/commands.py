@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,8 @@ class EncodeConfig(CodingOptions):
     """The .lmvic file to write."""
     depth: Literal["auto", "files", "stereo", "none"] = "auto"
     """Where depth comes from: the dataset's files, plane sweep stereo, or no depth (views stand alone)."""
+    report: Path | None = None
+    """Folder for report.html and report.json; none without."""
 
 
 def encode(config: EncodeConfig) -> int:
@@ -31,8 +34,8 @@ def encode(config: EncodeConfig) -> int:
         LmvicError: the dataset, an option, the weights or the place to write to is not fit.
     """
     from lmvic_ns.codec.multiview import load_codec
-    from lmvic_ns.export.encoding import check_output, downscaled, encode_scene, pick_device, report_encoded
-    from lmvic_ns.export.sources import dataset_scene
+    from lmvic_ns.export.encoding import check_output, downscaled, encode_scene, finish, pick_device
+    from lmvic_ns.export.sources import dataset_files, dataset_scene
     from lmvic_ns.export.terminal import interruptible
 
     config.check()
@@ -40,7 +43,11 @@ def encode(config: EncodeConfig) -> int:
     with interruptible(config.file) as outcome:
         codec = load_codec(config.weights, pick_device(config.device))
         scene = downscaled(dataset_scene(config.dataset, config.depth, config.reference_structure), config.downscale)
-        report_encoded(encode_scene(scene, config.file, config, codec), scene, codec, config)
+        started = time.perf_counter()
+        encoded = encode_scene(scene, config.file, config, codec)
+        seconds = time.perf_counter() - started
+        files = dataset_files(config.dataset)
+        finish(encoded, scene, codec, config, report=config.report, files=files, seconds=seconds)
     return outcome.status
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -231,9 +232,38 @@ def summary(encoded: EncodedFile) -> str:
     )
 
 
-def report_encoded(encoded: EncodedFile, scene: MultiViewScene, codec: MultiViewCodec, options: CodingOptions) -> None:
-    """Verify if asked to, and print the summary."""
+def finish(
+    encoded: EncodedFile,
+    scene: MultiViewScene,
+    codec: MultiViewCodec,
+    options: CodingOptions,
+    *,
+    report: Path | None = None,
+    files: Sequence[Path] = (),
+    seconds: float = 0.0,
+) -> None:
+    """Verify if asked to, write the report if there is a folder for it, and print the summary.
+
+    Args:
+        encoded: the finished file.
+        scene: the originals.
+        codec: weights to decode with.
+        options: as the file was made with.
+        report: folder of report.html and report.json.
+        files: captured files, for the savings in the report.
+        seconds: what the encoding took.
+    """
+    from lmvic_ns.export.report import Collector, collect, report_data, write_report
+
+    started = time.perf_counter()
+    collected = Collector(scene, encoded.tree.parent, encoded.tree.order) if report is not None else None
     if options.verify:
-        worst = verify_file(encoded, scene, codec, options.workers)
+        worst = verify_file(encoded, scene, codec, options.workers, collected.add if collected is not None else None)
         say(f"checked: every view decodes as the encoder saw it (largest difference {worst:.4f} dB)")
+    elif report is not None:
+        collected = collect(encoded, scene, codec, options.workers)
     say(summary(encoded))
+    if report is not None and collected is not None:
+        times = {"encode": seconds, "decode and measure": time.perf_counter() - started}
+        page = write_report(report, encoded, collected, report_data(encoded, collected, files, times))
+        say(f"report: {page}")

@@ -49,7 +49,7 @@ def with_our_command(commands: Any, tyro: Any) -> Any:
     from lmvic_ns.export.nerfstudio_command import ExportLmvicCodec
 
     ours = Annotated[ExportLmvicCodec, tyro.conf.subcommand(name=SUBCOMMAND)]
-    extended = Union[(*members, ours)]  # noqa: UP007 - made of a tuple
+    extended = Union[(*members, ours)]
     for mark in marks:
         extended = Annotated[extended, mark]
     return extended

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -45,7 +46,7 @@ def export(config: ExportConfig) -> int:
         LmvicError: the config, an option, the weights or the folder is not fit.
     """
     from lmvic_ns.codec.multiview import load_codec
-    from lmvic_ns.export.encoding import check_output, encode_scene, pick_device, report_encoded
+    from lmvic_ns.export.encoding import check_output, encode_scene, finish, pick_device
     from lmvic_ns.export.splat_source import cached_depth, splat_scene
     from lmvic_ns.export.terminal import interruptible
 
@@ -56,5 +57,8 @@ def export(config: ExportConfig) -> int:
     with interruptible(file) as outcome:
         captured = splat_scene(config.load_config, config.split, config.downscale)
         with cached_depth(captured.scene, config.output_dir) as scene:
-            report_encoded(encode_scene(scene, file, config, codec), scene, codec, config)
+            started = time.perf_counter()
+            encoded = encode_scene(scene, file, config, codec)
+            seconds = time.perf_counter() - started
+            finish(encoded, scene, codec, config, report=config.output_dir, files=captured.files, seconds=seconds)
     return outcome.status

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
@@ -25,13 +26,15 @@ class PrepareConfig:
     output: Path = Path("prepared-scenes")
     """Folder that gets a folder for each scene."""
     load_config: Path | None = None
-    """config.yml of a trained lmvic-splat: its median depth. Without it, depth is interpolated between SfM points."""
+    """config.yml of a trained lmvic-splat: its median depth. Without it, depth is the scene's own, or the stand-in."""
+    stand_in: Literal["stereo", "points"] = "stereo"
+    """Depth where there is none and no splat: plane sweep stereo, or interpolation between SfM points (faster, coarser)."""
     overwrite: bool = False
     """Replace scenes that are already prepared; else they are left as they are."""
 
 
 def prepare(config: PrepareConfig) -> None:
-    """Write scenes with depth for `lmvic train scenes`: a trained splat's median depth, or SfM points densified.
+    """Write scenes with depth for `lmvic train scenes`: a trained splat's median depth, or a stand-in.
 
     Raises:
         SceneError: no scene is named, a scene has neither depth nor points, or the config cannot be loaded.
@@ -45,19 +48,26 @@ def prepare(config: PrepareConfig) -> None:
     if not config.scenes:
         raise SceneError("no scene to prepare: give scene folders, or --load-config of a trained lmvic-splat")
     for folder in config.scenes:
-        prepare_from_points(folder, config.output, overwrite=config.overwrite)
+        prepare_without_splat(folder, config.output, config.stand_in, overwrite=config.overwrite)
 
 
-def prepare_from_points(folder: Path, output: Path, *, overwrite: bool = False) -> Path:
-    """Depth from the scene's own depth files if it has them, else interpolated between its SfM points."""
+def prepare_without_splat(
+    folder: Path, output: Path, stand_in: Literal["stereo", "points"] = "stereo", *, overwrite: bool = False
+) -> Path:
+    """Depth from the scene's own depth files if it has them, else from its photographs and SfM points."""
     from lmvic_ns.training.sfm_depth import with_sfm_depth, write_depth_cache
+    from lmvic_ns.training.stereo_depth import with_stereo_depth
 
     target = output / folder.resolve().name
     if already_prepared(target, overwrite):
         return target
     scene = MultiViewScene.from_dataset(folder)
-    source = "its depth files" if scene.has_depth else "SfM points"
-    scene = scene if scene.has_depth else with_sfm_depth(scene)
+    if scene.has_depth:
+        source = "its depth files"
+    elif stand_in == "stereo":
+        source, scene = "stereo", with_stereo_depth(scene)
+    else:
+        source, scene = "SfM points", with_sfm_depth(scene)
     write_depth_cache(scene, target, overwrite=overwrite)
     print(f"{target}: {len(scene)} views with depth from {source}")
     return target

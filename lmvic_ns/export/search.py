@@ -41,7 +41,9 @@ def take_sample(scene: MultiViewScene, tree: ReferenceTree, count: int) -> Sampl
     chosen = list(depth_first(tree))[: count or len(tree)]
     place = {view: index for index, view in enumerate(chosen)}
     parents = [place.get(tree.parent[view], -1) for view in chosen]
-    return Sample(scene.select(chosen), ReferenceTree.from_parents(range(len(chosen)), parents), independent, len(tree))
+    return Sample(
+        scene.select(chosen), ReferenceTree.from_parents(tuple(range(len(chosen))), tuple(parents)), independent, len(tree)
+    )
 
 
 def whole_rate(sample: Sample, coded: Sequence[EncodedView]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -44,3 +45,9 @@ def dataset_scene(folder: Path, depth: DepthSource, structure: ReferenceStructur
     say(f"{folder}: {len(scene)} views, depth by plane sweep stereo (a trained splat's is better: lmvic export)")
     with progress("stereo", len(scene)) as step:
         return with_stereo_depth(scene, on_view=lambda view: step(scene.names[view]))
+
+
+def dataset_files(folder: Path) -> list[Path]:
+    """The captured files of a dataset that was read before."""
+    file = folder if folder.suffix == ".json" else folder / "transforms.json"
+    return sorted(file.parent / frame["file_path"] for frame in json.loads(file.read_text(encoding="utf-8"))["frames"])

@@ -58,7 +58,7 @@ def splat_scene(load_config: Path, split: Split = "all", downscale: int = 1) -> 
     except FileNotFoundError as error:
         raise SceneError(f"{load_config}: {error.filename or error}: not found; were the pictures moved or removed?") from error
     except KeyError as error:
-        raise SceneError(f"{load_config}: its method {error} is not installed here") from error
+        raise SceneError(f"{load_config}: cannot be loaded: there is no {error} (is its method installed?)") from error
     except (yaml.YAMLError, AttributeError, ModuleNotFoundError) as error:
         raise SceneError(f"{load_config}: cannot be read as a nerfstudio config ({first_line(error)})") from error
     except (AssertionError, ValueError, pickle.UnpicklingError, RuntimeError, NotImplementedError) as error:
