@@ -23,7 +23,7 @@ class RateDistortionOptions:
         sets: Scenes (folders with transforms.json; with depth files for `lmvic`) and folders of photographs.
         codecs: Names with commas between them.
         settings: Other values of a codec's knob, as NAME=V,V,V (may be given several times).
-        anchor: Codec (or curve, such as "x265-ldp (ours order)") to which BD-rates refer.
+        anchor: Codec (or curve, such as "x265-ldp (our order)") to which BD-rates refer.
         method: Interpolation of BD-rate.
         weights: Weights of lmvic and lmvic-intra: a name or a .safetensors file.
         device: Where our networks run.

@@ -60,7 +60,7 @@ class RatePoint:
     @property
     def label(self) -> str:
         """Codec, with its order of views where that was a choice."""
-        return f"{self.codec} ({self.order} order)" if self.order else self.codec
+        return self.codec + {"": "", "file": " (file order)", "ours": " (our order)"}[self.order]
 
     @property
     def bytes(self) -> int:

@@ -56,9 +56,11 @@ class _PyAvCodec:
         """PyAV's and FFmpeg's versions with the options (FFmpeg's bindings do not tell the encoder's own version)."""
         av = _av()
         stream = self.stream(0)
+        # the setting is no part of the version
+        options = str(sorted(stream.options.items())).replace("qp=0:", "").replace("('crf', '0'), ", "")
         if stream.encoder not in av.codecs_available:
             raise MissingCodecError(f"PyAV {av.__version__} was built without {stream.encoder}: install one of PyPI's wheels")
-        return f"PyAV {av.__version__} {stream.encoder} {stream.pixel_format} {sorted(stream.options.items())} BT.601 limited"
+        return f"PyAV {av.__version__} {stream.encoder} {stream.pixel_format} {options} BT.601 limited"
 
     def encode(self, images: ImageSet, order: Sequence[int], setting: float, folder: Path) -> Encoded:
         """Scene: one stream with the views in `order`. Photographs: a stream each."""
