@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,8 @@ class PanelImage:
         self._label = label
         self._native = None
         self._gui = gui
-        self._text = gui.add_markdown(label, visible=False)
+        # viser 0.2.7 warns about data URLs unless it is told where relative ones would be
+        self._text = gui.add_markdown(label, image_root=Path(), visible=False)
         if hasattr(gui, "add_image"):
             self._native = gui.add_image(np.full((8, 8, 3), 128, dtype=np.uint8), format="jpeg", visible=False)
 

@@ -54,7 +54,7 @@ class Layout:
 
     def overview(self) -> tuple[np.ndarray, np.ndarray]:
         """Where a visitor stands, and at what they look: behind and above the cameras."""
-        eye = -2.2 * _RADIUS * self.forward + 1.2 * _RADIUS * self.up
+        eye = -1.3 * _RADIUS * self.forward + 0.9 * _RADIUS * self.up
         return eye.float().numpy(), (0.8 * _RADIUS * self.forward).float().numpy()
 
 

@@ -45,7 +45,8 @@ class ViewPage:
     def __init__(self, server: Any, source: PageSource, *, thumbnails: bool = True) -> None:
         self.server, self.source = server, source
         self.layout = Layout.around(source.cameras)
-        self.shown = source.tree.order[0]
+        # the first view that has a reference, if there is one: it has more to show than a root
+        self.shown = next((view for view in source.tree.order if source.tree.parent[view] >= 0), source.tree.order[0])
         self.updates = 0
         self._wanted = self.shown
         self._showing = threading.Lock()
@@ -75,7 +76,9 @@ class ViewPage:
             gui.add_markdown(f"⚠️ {source.trouble}")
         last = len(source.names) - 1
         # viser's sliders need a range; one view alone has none
-        self.slider = gui.add_slider("Coding order", 0, max(1, last), 1, 0, disabled=last == 0, hint="0 is coded first")
+        self.slider = gui.add_slider(
+            "Coding order", 0, max(1, last), 1, source.tree.order.index(self.shown), disabled=last == 0, hint="0 is coded first"
+        )
         self.slider.on_update(lambda _: self.show(source.tree.order[min(int(self.slider.value), last)]))
         self._facts = gui.add_markdown("")
         self._pictures = {name: PanelImage(gui, "") for name in ("image", "prediction", "error", "disparity", "depth")}
