@@ -64,6 +64,7 @@ def test_outputs():
 def test_colours_start_as_the_seed_points():
     for degree in (0, 1):
         model = make_model(sh_degree=degree)
+        assert model.seed_points is not None
         torch.testing.assert_close(model.colors, model.seed_points[1].float() / 255, atol=1e-3, rtol=0)
         assert model.features_rest.shape == (200, (degree + 1) ** 2 - 1, 3)
 
@@ -230,6 +231,7 @@ def test_seed_points_in_all_forms(tmp_path: Path):
         path.write_bytes(header + body)
         xyz, rgb = read_points(path)
         np.testing.assert_array_equal(xyz, points)
+        assert rgb is not None
         np.testing.assert_array_equal(rgb, colours)
     path.write_bytes(header + body[:-5])
     with pytest.raises(SceneError, match="damaged"):
