@@ -96,7 +96,8 @@ class FileSource(PageSource):
 
     def __init__(self, path: Path, weights: str | None = None, device: str | torch.device = "cpu") -> None:
         super().__init__()
-        from lmvic_ns.codec.multiview import load_codec, scene_camera
+        from lmvic_ns.codec.multiview import load_codec
+        from lmvic_ns.codec.planning import scene_camera
 
         self._reader = Reader(path)
         header = self._reader.header
@@ -148,7 +149,7 @@ class SceneSource(PageSource):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        from lmvic_ns.codec.multiview import default_tree, translation_scale
+        from lmvic_ns.codec.planning import default_tree, translation_scale
         from lmvic_ns.scene import MultiViewScene
 
         self._scene = MultiViewScene.from_dataset(folder)
