@@ -39,7 +39,9 @@ def small_codec(seed: int = 0) -> MultiViewCodec:
     return MultiViewCodec(untrained_weights(small_model(seed), "small"))
 
 
-def plane_scene(sizes: list[tuple[int, int]], *, apart: float = 0.05, look_away: tuple[int, ...] = ()) -> MultiViewScene:
+def plane_scene(
+    sizes: list[tuple[int, int]], *, apart: float = 0.05, look_away: tuple[int, ...] = (), detail: float = 1.0
+) -> MultiViewScene:
     """Views side by side of a textured wall that recedes to the right; those of `look_away` turn their back on it."""
     views = len(sizes)
     intrinsics, poses, images, depths = [], [], [], []
@@ -56,7 +58,7 @@ def plane_scene(sizes: list[tuple[int, int]], *, apart: float = 0.05, look_away:
         # wall z = 2 + 0.5 x: inverse depth of a ray (u, v, 1) from x0 is (1 - 0.5 u) / (2 + 0.5 x0)
         rho = ((1 - 0.5 * u) / (2 + 0.5 * x0)).clamp(min=0)
         x, y = x0 + u / rho.clamp(min=1e-3), v / rho.clamp(min=1e-3)
-        colour = [0.5 + 0.4 * torch.sin(5 * x + k) * torch.cos(4 * y - k) for k in range(3)]
+        colour = [0.5 + 0.4 * torch.sin(5 * detail * x + k + y * y) * torch.cos(4 * detail * y - k + x * x) for k in range(3)]
         images.append(torch.stack(colour).float())
         depths.append(rho.float() if i not in look_away else torch.zeros(h, w))
     cameras = Cameras(

@@ -31,7 +31,7 @@ def wall_dataset(folder: Path) -> Path:
 def test_points_become_depth_in_a_folder_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture):
     scene = wall_dataset(tmp_path / "wall")
     before = {p: p.stat().st_mtime_ns for p in scene.rglob("*")}
-    assert run(["prepare", str(scene), "--output", str(tmp_path / "out")]) == 0
+    assert run(["prepare", str(scene), "--stand-in", "points", "--output", str(tmp_path / "out")]) == 0
     prepared = MultiViewScene.from_dataset(tmp_path / "out" / "wall")
     true = plane_scene(3)
     for view in range(3):
@@ -39,7 +39,7 @@ def test_points_become_depth_in_a_folder_of_its_own(tmp_path: Path, capsys: pyte
         assert error.median() < 1e-3
     assert len(load_scene(tmp_path / "out" / "wall")) == 3
     assert before == {p: p.stat().st_mtime_ns for p in scene.rglob("*")}
-    assert run(["prepare", str(scene), "--output", str(tmp_path / "out")]) == 0
+    assert run(["prepare", str(scene), "--stand-in", "points", "--output", str(tmp_path / "out")]) == 0
     assert "already prepared" in capsys.readouterr().out
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from lmvic_ns.geometry.disparity import disparity_and_mask
 from lmvic_ns.geometry.ordering import pose_distance
 from lmvic_ns.geometry.plane_sweep import PlaneSweepConfig, plane_sweep
 from lmvic_ns.scene import MultiViewScene
-from lmvic_ns.training.sfm_depth import read_ply_points
+from lmvic_ns.training.sfm_depth import project_points, read_ply_points
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def with_stereo_depth(
         raise SceneError("stereo needs two views at least; the scene has one")
     if scene.sparse_points is None:
         raise SceneError("stereo needs SfM points to bound the depth: give the scene its sparse_pc.ply")
-    points = torch.from_numpy(read_ply_points(scene.sparse_points))
+    points = read_ply_points(scene.sparse_points)
     small = [_reduced(scene, view, config.side) for view in range(len(scene))]
     cameras = Cameras.cat([camera for _image, camera in small])
     bounds = [_bounds(points, cameras[view]) for view in range(len(scene))]
@@ -94,15 +93,12 @@ def _reduced(scene: MultiViewScene, view: int, side: int) -> tuple[Tensor, Camer
     return F.interpolate(image[None], (height, width), mode="area")[0], scene.cameras[view].resize(height, width)
 
 
-def _bounds(points: Float[Tensor, "n 3"], camera: Cameras) -> tuple[float, float] | None:
-    motion, k = camera.world_to_camera[0], camera.intrinsics[0]
-    q = k @ (motion[:3, :3] @ points.T + motion[:3, 3:])
-    z = q[2].clamp(min=1e-9)
-    x, y = q[0] / z, q[1] / z
-    rho = (1 / z)[(q[2] > 1e-6) & (x >= 0) & (x < float(camera.width[0])) & (y >= 0) & (y < float(camera.height[0]))]
-    if rho.numel() < 8:
+def _bounds(points: Float[np.ndarray, "n 3"], camera: Cameras) -> tuple[float, float] | None:
+    _position, rho = project_points(points, camera)
+    if len(rho) < 8:
         return None
-    return 0.5 * float(torch.quantile(rho, 0.01)), 1.25 * float(torch.quantile(rho, 0.99))
+    far, near = np.quantile(rho, (0.01, 0.99))
+    return 0.5 * float(far), 1.25 * float(near)
 
 
 def _checked(found: list[Tensor], cameras: Cameras, view: int, near: list[int], agreement: float) -> Tensor:
@@ -132,11 +128,3 @@ def _filled(x: Tensor, known: Tensor) -> Tensor:
     below = coarse[0, 0] if min(coarse.shape[-2:]) <= 1 else _filled(coarse[0, 0], coarse_weight[0, 0] > 0)
     up = F.interpolate(below[None, None], scale_factor=2.0, mode="bilinear", align_corners=False)[0, 0, :h, :w]
     return torch.where(known, x, up)
-
-
-def write_stereo_cache(scene_folder: Path, cache: Path, config: StereoConfig | None = None) -> Path:
-    """Reads a dataset folder and writes it with stereo depth into `cache / its name`."""
-    scene = with_stereo_depth(MultiViewScene.from_dataset(scene_folder), config)
-    target = cache / scene_folder.name
-    scene.write_dataset(target)
-    return target
