@@ -1,0 +1,203 @@
+"""The panel in nerfstudio's viewer: how well one photograph predicts another, while the splat trains or afterwards."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+from typing import Any
+
+import torch
+from nerfstudio.cameras.cameras import Cameras as NerfstudioCameras
+from nerfstudio.viewer.viewer_elements import ViewerControl, ViewerElement
+
+from lmvic_ns.errors import LmvicError
+from lmvic_ns.splat.captures import Capture, data_folder, evaluating, list_captures, view_names
+from lmvic_ns.viewer import colours
+from lmvic_ns.viewer.images import PanelImage
+from lmvic_ns.viewer.live import (
+    captured_view,
+    distances_to,
+    median_distance,
+    pinhole,
+    rendered_view,
+    viewer_outputs,
+)
+from lmvic_ns.viewer.pair import Correspondence, PictureWithDepth, as_picture, correspond
+
+NEAREST = "nearest"
+_WIDEST = 320  # pixels of the captures that are rendered here: the panel shows no more
+_STALE_STEPS = 25  # a reference's depth may be this many training steps old
+_SHARE = 0.05  # of the training time that refreshing may take, with a client
+
+GUIDE = """\
+Outputs `disparity`, `disparity_mask`, `warped_reference` and `warp_error` (menu *Output type*) compare what you see with
+the reference capture. **Good:** the prediction looks like the photograph, few pink stripes. **Bad:** doubled or torn edges.
+"""
+
+
+class CorrespondencePanel(ViewerElement, ViewerControl):
+    """A viewer element with two menus, figures and live pictures; nerfstudio installs it and hands it the viewer.
+
+    Attributes:
+        updates: how often the pictures were renewed.
+    """
+
+    def __init__(self) -> None:
+        ViewerElement.__init__(self, "Correspondence", cb_hook=lambda element: element.refresh())
+        self.updates = 0
+        self._pipeline: Any = None
+        self._captures: list[Capture] = []
+        self._names: list[str] = []
+        self._cached: tuple[tuple[int, int, int], PictureWithDepth] | None = None
+        self._next_refresh = 0.0
+
+    # --- nerfstudio's side ----------------------------------------------------------------------------------------
+
+    def _create_gui_handle(self, viser_server: Any) -> None:
+        gui = viser_server.gui
+        gui.add_markdown(GUIDE)
+        self._reference = gui.add_dropdown(
+            "Reference", (NEAREST,), hint="Photograph that predicts. nearest: by distance (8) to the target, or to your camera"
+        )
+        self._target = gui.add_dropdown(
+            "Target", (NEAREST,), hint="Photograph that is predicted. nearest: by distance (8) to your camera"
+        )
+        self._facts = gui.add_markdown("")
+        self._pictures = {name: PanelImage(gui, "") for name in ("target", "warped", "disparity", "mask")}
+        self.gui_handle = self._reference
+
+    def install(self, viser_server: Any) -> None:
+        """Add the widgets to the folder that nerfstudio opened."""
+        self._create_gui_handle(viser_server)
+        for menu in (self._reference, self._target):
+            menu.on_update(lambda _: self.cb_hook(self))
+
+    def _setup(self, viewer: Any) -> None:
+        super()._setup(viewer)
+        try:
+            captures = list_captures(viewer.pipeline)
+        except LmvicError as error:
+            self._facts.content = f"⚠️ {error}"
+            return
+        self._names = view_names([capture.path for capture in captures], data_folder(viewer.pipeline))
+        self._captures, self._pipeline = captures, viewer.pipeline
+        for menu in (self._reference, self._target):
+            menu.options = (NEAREST, *self._names)
+        # in a thread of its own: viser holds a lock here that asking for the clients would need too
+        viewer.viser_server.on_client_connect(
+            lambda _: threading.Thread(target=lambda: self.cb_hook(self), daemon=True).start()
+        )
+
+    # --- the viewer's own camera ----------------------------------------------------------------------------------
+
+    def add_outputs(self, model: Any, camera: NerfstudioCameras, outputs: dict[str, Any]) -> dict[str, Any]:
+        """The model's outputs, and for nerfstudio's viewer alone those that compare them with the reference capture.
+
+        Args:
+            model: in evaluation mode.
+            camera: that `outputs` are of.
+            outputs: of `get_outputs`.
+        """
+        if self._pipeline is None or not _in_viewer_thread() or outputs.get("median_depth") is None:
+            return outputs
+        view = rendered_view(camera, outputs)
+        index = self._chosen(self._reference.value, view, exclude=None)
+        reference = self._captured(model, index)
+        pair = correspond(view, reference)
+        return outputs if pair is None else {**outputs, **viewer_outputs(view, pair)}
+
+    def _chosen(self, value: str, view: PictureWithDepth, exclude: int | None) -> int:
+        if value != NEAREST and value in self._names:
+            return self._names.index(value)
+        distances = distances_to(view.camera, self._captures, median_distance(view))
+        if exclude is not None and len(self._captures) > 1:
+            distances[exclude] = math.inf
+        return int(distances.argmin())
+
+    def _captured(self, model: Any, index: int) -> PictureWithDepth:
+        """A capture with its depth, at most a few training steps old."""
+        key = (index, int(getattr(model, "step", 0)) // _STALE_STEPS, _WIDEST)
+        cached = self._cached
+        if cached is not None and cached[0] == key:
+            return cached[1]
+        view = captured_view(model, self._captures[index], _WIDEST)
+        self._cached = (key, view)  # last and at once: viewer threads are interrupted at any line
+        return view
+
+    # --- the panel ------------------------------------------------------------------------------------------------
+
+    def after_step(self, step: int) -> None:
+        """Called after training steps, under the train lock; costs nothing while nobody looks."""
+        if self._pipeline is None or time.monotonic() < self._next_refresh or not self.viser_server.get_clients():
+            return
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Renew figures and pictures of the chosen pair."""
+        if self._pipeline is None:
+            return
+        started = time.monotonic()
+        self._renew_captures()
+        model = self._pipeline.model
+        with evaluating(self._pipeline), torch.no_grad():
+            target_index = self._target_index()
+            target = captured_view(model, self._captures[target_index], _WIDEST)
+            index = self._chosen(self._reference.value, target, exclude=target_index)
+            reference = captured_view(model, self._captures[index], _WIDEST)
+            pair = correspond(target, reference)
+            distance = float(distances_to(target.camera, [self._captures[index]], median_distance(target))[0])
+        if pair is not None:
+            self._show(target, pair, self._names[target_index], self._names[index], distance)
+        self.updates += 1
+        ended = time.monotonic()
+        self._next_refresh = ended + (ended - started) / _SHARE
+
+    def _target_index(self) -> int:
+        if self._target.value in self._names:
+            return self._names.index(self._target.value)
+        camera = self.get_camera(60, 80)
+        if camera is None:  # nobody looks yet
+            return 0
+        distances = distances_to(pinhole(camera), self._captures, self._spread())
+        return int(distances.argmin())
+
+    def _spread(self) -> float:
+        """The cameras' spread: the unit of length where nothing was rendered yet."""
+        centres = torch.cat([capture.camera.camera_to_worlds[:, :3, 3] for capture in self._captures])
+        return float((centres - centres.mean(0)).norm(dim=1).mean()) or 1.0
+
+    def _renew_captures(self) -> None:
+        """Poses move while a camera optimizer is on."""
+        optimizer = getattr(self._pipeline.model, "camera_optimizer", None)
+        if optimizer is not None and optimizer.config.mode != "off":
+            self._captures = list_captures(self._pipeline)
+
+    def _show(self, target: PictureWithDepth, pair: Correspondence, name: str, reference: str, distance: float) -> None:
+        psnr = "none" if math.isnan(pair.psnr) else f"{pair.psnr:.1f} dB"
+        self._facts.content = (
+            f"**{name}** from **{reference}**\n\noverlap **{100 * pair.overlap:.0f} %**, distance (8) **{distance:.3f}**, "
+            f"PSNR where they overlap **{psnr}**"
+        )
+        mask = pair.mask.cpu().numpy()
+        show: dict[str, tuple[colours.Picture, str]] = {
+            "target": (as_picture(target.image), f"**Target**: the photograph {name}"),
+            "warped": (
+                colours.mask_overlay(as_picture(pair.warped), mask),
+                f"**Warped reference**: {name} predicted from {reference}; pink stripes: not seen there",
+            ),
+            "disparity": (
+                colours.disparity_colours(pair.disparity.cpu().numpy(), mask=mask),
+                "**Disparity**: colour is the direction, see the wheel; white is none",
+            ),
+            "mask": (mask[..., None].repeat(3, -1).astype("float32"), "**Mask**: white is seen by both"),
+        }
+        for key, (picture, label) in show.items():
+            self._pictures[key].show(picture, label)
+
+
+def _in_viewer_thread() -> bool:
+    """Whether this is a thread that renders for nerfstudio's viewer; training and evaluation use others."""
+    module = sys.modules.get("nerfstudio.viewer.render_state_machine")
+    return module is not None and isinstance(threading.current_thread(), module.RenderStateMachine)
