@@ -12,6 +12,8 @@ import torch
 from gsplat.strategy import DefaultStrategy
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.scene_box import OrientedBox
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.splatfacto import SplatfactoModel, SplatfactoModelConfig
 from torch import Tensor
 
@@ -59,6 +61,21 @@ class LmvicSplatModel(SplatfactoModel):
             self._set_colours(seeds[1].float() / 255.0)
         if self.config.max_gaussians is not None and isinstance(self.strategy, DefaultStrategy):
             self.strategy = CappedStrategy.limiting(self.strategy, self.config.max_gaussians)
+        from lmvic_ns.viewer.panel import CorrespondencePanel  # a public attribute, so that nerfstudio's viewer finds it
+
+        self.correspondence = CorrespondencePanel()
+
+    def get_training_callbacks(self, training_callback_attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+        """splatfacto's, and one that renews the viewer's panel while somebody looks."""
+        after = [TrainingCallbackLocation.AFTER_TRAIN_ITERATION]
+        renew = TrainingCallback(after, self.correspondence.after_step, update_every_num_iters=5)
+        return [*super().get_training_callbacks(training_callback_attributes), renew]
+
+    @torch.no_grad()
+    def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
+        """splatfacto's; in nerfstudio's viewer also disparity and mask against the capture chosen in its panel."""
+        outputs = super().get_outputs_for_camera(camera, obb_box)
+        return self.correspondence.add_outputs(self, camera, outputs)
 
     def _set_colours(self, rgb: Float[Tensor, "n 3"]) -> None:
         """Start from the seed points' colours."""
@@ -104,9 +121,7 @@ class LmvicSplatModel(SplatfactoModel):
         if self.training:
             self.last_size = (height, width)
             self.info = rendered.info
-            self.strategy.step_pre_backward(
-                self.gauss_params, self.optimizers, self.strategy_state, self.step, rendered.info
-            )
+            self.strategy.step_pre_backward(self.gauss_params, self.optimizers, self.strategy_state, self.step, rendered.info)
 
         alpha = rendered.alpha
         background = self._get_background_color()
