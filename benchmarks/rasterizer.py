@@ -75,7 +75,7 @@ def measure(name: str, count: int, width: int, height: int, repeats: int) -> dic
             tensor.grad = None
             tensor.requires_grad_()
         start = time.perf_counter()
-        drawn = draw(*scene, width, height, sh_degree=1, absgrad=True)
+        drawn = draw(*scene, width, height, sh_degree=1, absgrad=True)  # pyright: ignore[reportCallIssue]
         loss = (drawn.rgb - target[:, :height, :width]).abs().mean() + 0.01 * drawn.median_depth.mean()
         loss.backward()
         intersections = len(drawn.info["flatten_ids"])

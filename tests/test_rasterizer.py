@@ -205,7 +205,7 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="sh_degree=1"):
         rasterize(*arguments, sh_degree=1)
     with pytest.raises(ValueError, match="at least one pixel"):
-        rasterize(*arguments[:-2], 0, 5)
+        rasterize(*arguments[:-2], 0, 5)  # pyright: ignore[reportCallIssue]
     with pytest.raises(ValueError, match="tile_size"):
         rasterize(*arguments, tile_size=64)
     with pytest.raises(ValueError, match="rasterize_mode"):

@@ -90,7 +90,7 @@ def test_gradients_equal_finite_differences(mode):
 def test_projection_and_colours_equal_gsplats_torch_code():
     gsplat = pytest.importorskip("gsplat.cuda._torch_impl")
     scene = random_scene(200, cameras=2, sh_degree=4, seed=5)
-    ours = project_gaussians(*scene.leaves()[:3], scene.world_to_camera, *scene.arguments()[-3:])
+    ours = project_gaussians(*scene.leaves()[:3], scene.world_to_camera, *scene.arguments()[-3:])  # pyright: ignore[reportCallIssue]
     covariances, _ = gsplat._quat_scale_to_covar_preci(scene.quats, scene.scales, compute_preci=False)
     radii, means2d, depths, conics, compensations = gsplat._fully_fused_projection(
         scene.means, covariances, scene.world_to_camera, *scene.arguments()[-3:], calc_compensations=True

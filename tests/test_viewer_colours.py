@@ -31,7 +31,7 @@ def test_legend_and_length_are_drawn_into_the_corner_only():
 
 
 def test_largest_disparity_ignores_what_is_hidden_and_rare_outliers():
-    field = np.ones((10, 10, 2), dtype=np.float32) * np.float32([3.0, 4.0])
+    field = np.ones((10, 10, 2), dtype=np.float32) * np.array([3.0, 4.0], dtype=np.float32)
     field[0, 0] = 1000.0
     assert colours.largest_disparity(field) < 30
     field[5:] = 100.0

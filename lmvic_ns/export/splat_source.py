@@ -64,7 +64,7 @@ def splat_scene(load_config: Path, split: Split = "all", downscale: int = 1) -> 
     except (AssertionError, ValueError, pickle.UnpicklingError, RuntimeError, NotImplementedError) as error:
         raise SceneError(f"{load_config}: cannot be loaded: {first_line(error)}") from error
     splits = {"train": pipeline.datamanager.train_dataset, "eval": pipeline.datamanager.eval_dataset}  # type: ignore[attr-defined]
-    names = {name: set(dataset.image_filenames) for name, dataset in splits.items()}
+    names = {name: set(dataset.image_filenames) for name, dataset in splits.items() if dataset is not None}
     files = sorted(names["train"] | names["eval"])  # the order of captured_scene
     wanted = set(files) if split == "all" else names[split]
     chosen = [index for index, file in enumerate(files) if file in wanted]
@@ -73,7 +73,7 @@ def splat_scene(load_config: Path, split: Split = "all", downscale: int = 1) -> 
     if len(chosen) < len(files):
         scene, files = scene.select(chosen), [files[index] for index in chosen]
     say(f"{load_config}: {len(scene)} photographs ({split}) of {config.method_name}")
-    return CapturedScene(scene, files, config.method_name)
+    return CapturedScene(scene, files, config.method_name or "lmvic-splat")
 
 
 @contextmanager

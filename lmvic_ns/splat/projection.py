@@ -102,9 +102,7 @@ def project_gaussians(
         out = values.new_zeros((cameras * count, *values.shape[1:])).index_copy(0, flat, values)
         return out.reshape(cameras, count, *values.shape[1:])
 
-    return ProjectedGaussians(
-        scatter(radius.int()), scatter(means2d), scatter(z), scatter(conics), scatter(compensation)
-    )
+    return ProjectedGaussians(scatter(radius.int()), scatter(means2d), scatter(z), scatter(conics), scatter(compensation))
 
 
 def sh_basis(degree: int, directions: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b k"]:

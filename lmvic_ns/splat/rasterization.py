@@ -120,8 +120,7 @@ def _check_shapes(
     else:
         if colors.ndim != 3 or colors.shape[1] < (sh_degree + 1) ** 2:
             raise ValueError(
-                f"colors must be (n, k, 3) with k >= {(sh_degree + 1) ** 2} at sh_degree={sh_degree}, "
-                f"got {tuple(colors.shape)}"
+                f"colors must be (n, k, 3) with k >= {(sh_degree + 1) ** 2} at sh_degree={sh_degree}, got {tuple(colors.shape)}"
             )
         expected["colors"] = (colors, (n, colors.shape[1], 3))
     for name, (tensor, shape) in expected.items():

@@ -56,9 +56,7 @@ def blend_reference(
     m = splats.radii.numel()
     means2d, conics, colors = (t.reshape(m, -1) for t in (splats.means2d, splats.conics, splats.colors))
     depths, opacities = splats.depths.reshape(m), splats.opacities.reshape(m)
-    lists = intersect_tiles(
-        means2d, splats.radii.reshape(m), depths, splats.camera_ids, cameras, width, height, tile_size
-    )
+    lists = intersect_tiles(means2d, splats.radii.reshape(m), depths, splats.camera_ids, cameras, width, height, tile_size)
     features = torch.cat([colors, depths[:, None]], -1)
     steps = torch.arange(tile_size, device=means2d.device, dtype=means2d.dtype) + 0.5
     offsets = lists.offsets.tolist()

@@ -118,7 +118,7 @@ def visible_points(
     if len(position) < 16:
         return keep
     _, nearest = KDTree(position).query(position, k=9)
-    around = np.sort(inverse_depth[nearest[:, 1:]], axis=1)
+    around = np.sort(inverse_depth[np.asarray(nearest)[:, 1:]], axis=1)
     keep &= inverse_depth <= 1.25 * around[:, -2]  # two of eight neighbours must be about as near
     keep &= inverse_depth >= hidden_ratio * around[:, 4]  # four of eight are nearer: seen through a surface
     columns = (position // cell).astype(np.int64)
