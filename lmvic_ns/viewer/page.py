@@ -105,7 +105,7 @@ class ViewPage:
         deepest = source.tree.max_depth
         text += (
             f"\n\nLines join each view to its reference, coloured from blue ({roots} view{'s' if roots > 1 else ''} "
-            f"coded alone) to red (at the end of {deepest} reference{'s' if deepest != 1 else ''}).\n\n{GUIDE}"
+            f"coded alone) to red (depth {deepest} in the tree).\n\n{GUIDE}"
         )
         return text
 
@@ -218,8 +218,8 @@ class ViewPage:
             lines.append("coded **alone**: it refers to no other view")
         else:
             lines.append(
-                f"refers to **{source.names[parent]}** (distance {source.distances[view]:.3f}; "
-                f"{source.tree.depth[view]} references deep)"
+                f"refers to **{source.names[parent]}** (distance {source.distances[view]:.3f}), "
+                f"depth {source.tree.depth[view]} in the tree"
             )
         size = source.sizes[view]
         if size is not None:

@@ -32,8 +32,8 @@ _STALE_STEPS = 25  # a reference's depth may be this many training steps old
 _SHARE = 0.05  # of the training time that refreshing may take, with a client
 
 GUIDE = """\
-Outputs `disparity`, `disparity_mask`, `warped_reference` and `warp_error` (menu *Output type*) compare what you see with
-the reference capture. **Good:** the prediction looks like the photograph, few pink stripes. **Bad:** doubled or torn edges.
+**Does one photograph predict another?** Good: the warped reference looks like the target, few pink stripes. \
+Bad: doubled or torn edges. The *Output type* menu has the same for your own camera.
 """
 
 
