@@ -32,7 +32,7 @@ class Command:
 
 
 COMMANDS: Mapping[str, Command] = {
-    "demo": Command("lmvic_ns.demo.commands:demo", "Make a small room, train on it, draw its depth, in minutes."),
+    "demo": Command("lmvic_ns.demo.commands:demo", "Make a small room, train, export, decode, in minutes."),
     "export": Command("lmvic_ns.export.nerfstudio_command:export", "Code a trained scene's photographs into one file."),
     "encode": Command("lmvic_ns.export.commands:encode", "Code a dataset that brings its depth into one file."),
     "decode": Command("lmvic_ns.export.commands:decode", "Decode a file into a dataset to train on."),

@@ -1,4 +1,4 @@
-"""`lmvic demo`: from nothing to a trained splat and pictures of its depth, in a few minutes on any machine."""
+"""`lmvic demo`: the whole job on a room that the project brings: train, export, decode; minutes on any machine."""
 
 from __future__ import annotations
 
@@ -16,29 +16,36 @@ MARK = ".lmvic-demo"
 
 @dataclass
 class DemoConfig:
-    """Make the demo room, train lmvic-splat on it, and write pictures of what it sees."""
+    """Make the demo room, train lmvic-splat on it, code its photographs into one file, and decode that."""
 
     output: Path = Path("demo")
     """Folder for everything; an earlier demo in it is replaced."""
     steps: int = 400
     """Training iterations."""
+    quality: int = 32
+    """Quality level of the file, 0 to 63."""
+    weights: str = "tiny"
+    """Weights of the codec: a name that the package brings, or a .safetensors file."""
     scene: DemoSceneConfig = field(default_factory=DemoSceneConfig)
     """The room."""
 
 
 def demo(config: DemoConfig) -> None:
-    """Make the demo room, train lmvic-splat on it, and write pictures of what it sees.
+    """Make the demo room, train lmvic-splat on it, code its photographs into one file, and decode that.
 
     Raises:
-        SceneError: `output` exists and is something else than an earlier demo.
+        LmvicError: `output` is something else than an earlier demo, or the weights are missing.
     """
+    from lmvic_ns.codec.multiview import load_codec
     from lmvic_ns.demo.scene import write_demo_scene
+    from lmvic_ns.export.encoding import pick_device
 
     started = time.perf_counter()
 
     def say(text: str) -> None:
         print(f"[{time.perf_counter() - started:5.0f} s] {text}", flush=True)
 
+    codec = load_codec(config.weights, pick_device("auto"))  # before anything slow: they may be missing
     prepare_folder(config.output)
     scene = write_demo_scene(config.output / "scene", config.scene)
     say(f"a room with {config.scene.views} photographs, exact poses and depth: {scene}")
@@ -46,10 +53,19 @@ def demo(config: DemoConfig) -> None:
 
     say(f"training lmvic-splat for {config.steps} steps")
     trained = train(scene, config.output / "outputs", config.steps)
-    say(f"trained; nerfstudio's commands take --load-config {trained.config_file}")
-    pictures = write_pictures(trained.pipeline, config.output / "pictures")
-    say(f"rgb, depth and median depth of {len(pictures)} eval views: {config.output / 'pictures'}")
-    print(f"eval PSNR {trained.psnr:.1f} dB; median depth is off by {100 * depth_error(trained.pipeline, scene):.1f} %")
+    error = depth_error(trained.pipeline, scene)
+    say(f"trained: eval PSNR {trained.psnr:.1f} dB, median depth off by {100 * error:.1f} %")
+    say(f"nerfstudio's commands take --load-config {trained.config_file}")
+    write_pictures(trained.pipeline, config.output / "pictures")
+    say(f"rgb, depth and median depth of the eval views: {config.output / 'pictures'}")
+    from lmvic_ns.demo.coding import decode_demo, export_demo, print_table
+
+    data = export_demo(trained.pipeline, scene, config.output / "export", codec, config.quality)
+    say(f"exported: {config.output / 'export' / 'scene.lmvic'}")
+    decoded = decode_demo(config.output / "export" / "scene.lmvic", config.output / "decoded", config.weights)
+    say(f"decoded: {decoded}, for `ns-train splatfacto --data {decoded}`")
+    print_table(data)
+    print(f"the whole demo took {time.perf_counter() - started:.0f} s; look at {config.output / 'export' / 'report.html'}")
 
 
 def prepare_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,9 @@ def train(scene: Path, output: Path, steps: int) -> TrainedSplat:
         pipeline.model.get_image_metrics_and_images(pipeline.model.get_outputs_for_camera(camera), batch)[0]["psnr"]
         for camera, batch in _eval_views(pipeline)
     ]
-    return TrainedSplat(pipeline, config.get_base_dir() / "config.yml", sum(values) / len(values))
+    # with few photographs nerfstudio keeps none for evaluation
+    psnr = sum(values) / len(values) if values else math.nan
+    return TrainedSplat(pipeline, config.get_base_dir() / "config.yml", psnr)
 
 
 def _eval_views(pipeline: Any) -> list[tuple[Any, dict]]:

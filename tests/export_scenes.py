@@ -1,0 +1,37 @@
+"""A small room on disk, small weights in a file, and the commands as a person calls them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from codec_scenes import small_model
+
+from lmvic_ns import cli
+from lmvic_ns.codec.weights import save_weights
+from lmvic_ns.demo.scene import DemoSceneConfig, write_demo_scene
+
+ROOM = DemoSceneConfig(views=4, width=64, height=48, supersample=1, seed_points=200)
+
+
+def write_room(folder: Path, config: DemoSceneConfig = ROOM) -> Path:
+    return write_demo_scene(folder, config)
+
+
+def write_weights(path: Path, seed: int = 0, name: str = "small") -> Path:
+    save_weights(small_model(seed), path, {"name": name})
+    return path
+
+
+def lmvic(monkeypatch: pytest.MonkeyPatch, *args: object) -> int:
+    """The exit status of `lmvic ARGS`."""
+    monkeypatch.setattr(sys, "argv", ["lmvic", *map(str, args)])
+    with pytest.raises(SystemExit) as stop:
+        cli.entrypoint()
+    return int(stop.value.code or 0)
+
+
+def entries(folder: Path) -> set[str]:
+    """Names in a folder, hidden ones included."""
+    return {path.name for path in folder.iterdir()}
