@@ -47,7 +47,7 @@ def print_table(data: dict[str, Any]) -> None:
     split = data["bytes"]
     rows = [
         ("captured files (lossless PNG)", data["captured_files"]["bytes"], "exact"),
-        ("JPEG of quality 90", data["same_pictures"]["jpeg_90_bytes"], ""),
+        ("JPEG of quality 90", data["same_pictures"]["jpeg_90_bytes"], f"{data['same_pictures']['jpeg_90_psnr']:.2f}"),
         ("scene.lmvic, with cameras and depth", split["total"] - split["points"], f"{data['psnr']:.2f}"),
     ]
     for name, size, quality in rows:

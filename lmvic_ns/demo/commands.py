@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -54,7 +55,8 @@ def demo(config: DemoConfig) -> None:
     say(f"training lmvic-splat for {config.steps} steps")
     trained = train(scene, config.output / "outputs", config.steps)
     error = depth_error(trained.pipeline, scene)
-    say(f"trained: eval PSNR {trained.psnr:.1f} dB, median depth off by {100 * error:.1f} %")
+    quality = "" if math.isnan(trained.psnr) else f"eval PSNR {trained.psnr:.1f} dB, "
+    say(f"trained: {quality}median depth off by {100 * error:.1f} %")
     say(f"nerfstudio's commands take --load-config {trained.config_file}")
     write_pictures(trained.pipeline, config.output / "pictures")
     say(f"rgb, depth and median depth of the eval views: {config.output / 'pictures'}")

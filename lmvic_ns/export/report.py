@@ -16,7 +16,7 @@ from PIL import Image
 
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.codec.multiview import DecodedView, MultiViewCodec
-from lmvic_ns.evaluation.metrics import ms_ssim
+from lmvic_ns.evaluation.metrics import ms_ssim, psnr
 from lmvic_ns.export.encoding import EncodedFile, psnr_8bit
 from lmvic_ns.export.inspection import byte_split
 from lmvic_ns.export.report_pictures import ViewPictures, data_url, eight_bit, tree_svg, view_pictures
@@ -63,6 +63,7 @@ class Collector:
     pictures: list[ViewPictures] = field(default_factory=list)
     png_bytes: int = 0
     jpeg_bytes: int = 0
+    jpeg_psnr: list[float] = field(default_factory=list)
     _kept: dict[int, DecodedView] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -77,8 +78,11 @@ class Collector:
         pixels = eight_bit(original)
         self.psnr[view.index] = psnr_8bit(view.image, original)
         self.ms_ssim[view.index] = ms_ssim(pixels, eight_bit(view.image))
-        self.png_bytes += _stored_bytes(pixels, "PNG")
-        self.jpeg_bytes += _stored_bytes(pixels, "JPEG", quality=JPEG_QUALITY)
+        self.png_bytes += len(_stored(pixels, "PNG"))
+        jpeg = _stored(pixels, "JPEG", quality=JPEG_QUALITY)
+        self.jpeg_bytes += len(jpeg)
+        with Image.open(io.BytesIO(jpeg)) as picture:
+            self.jpeg_psnr.append(psnr(pixels, np.asarray(picture)))
         if view.index in self.shown:
             found = view_pictures(view, self._kept[self.parent[view.index]], original)
             if found is not None:
@@ -129,7 +133,11 @@ def report_data(encoded: EncodedFile, collected: Collector, files: Sequence[Path
         "psnr": float(np.mean([view.psnr for view in views])),
         "ms_ssim": float(np.mean(similarities)) if similarities else None,
         "captured_files": {"bytes": stored, "count": len(files)},
-        "same_pictures": {"png_bytes": collected.png_bytes, f"jpeg_{JPEG_QUALITY}_bytes": collected.jpeg_bytes},
+        "same_pictures": {
+            "png_bytes": collected.png_bytes,
+            f"jpeg_{JPEG_QUALITY}_bytes": collected.jpeg_bytes,
+            f"jpeg_{JPEG_QUALITY}_psnr": min(float(np.mean(collected.jpeg_psnr)), 99.0),
+        },
         "search": encoded.tries,
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "views": [asdict(view) for view in views],
@@ -194,11 +202,14 @@ def _rates(data: dict[str, Any]) -> str:
 
 
 def _savings(data: dict[str, Any]) -> str:
-    total = data["bytes"]["total"]
+    total, jpeg_psnr = data["bytes"]["total"], data["same_pictures"][f"jpeg_{JPEG_QUALITY}_psnr"]
     rows = [
         (f"the {data['captured_files']['count']} captured files, as they lie on the disk", data["captured_files"]["bytes"]),
         ("the same pictures as PNG (lossless)", data["same_pictures"]["png_bytes"]),
-        (f"the same pictures as JPEG of quality {JPEG_QUALITY}", data["same_pictures"][f"jpeg_{JPEG_QUALITY}_bytes"]),
+        (
+            f"the same pictures as JPEG of quality {JPEG_QUALITY} ({jpeg_psnr:.2f} dB)",
+            data["same_pictures"][f"jpeg_{JPEG_QUALITY}_bytes"],
+        ),
     ]
     cells = [
         [name, size_text(size), f"{size / total:.2f} times this file", f"{1 - total / size:.1%}"] for name, size in rows if size
@@ -252,7 +263,7 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table><tr>{head}</tr>\n{body}</table>"
 
 
-def _stored_bytes(pixels: np.ndarray, kind: str, **options: Any) -> int:
+def _stored(pixels: np.ndarray, kind: str, **options: Any) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, kind, **options)
-    return stream.tell()
+    return stream.getvalue()
