@@ -14,7 +14,10 @@ from common import OUTPUT, room, save_row
 
 from lmvic_ns.cli import run
 from lmvic_ns.codec.multiview import load_codec
+from lmvic_ns.codec.presets import build_model
+from lmvic_ns.codec.weights import save_weights
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.training.runner import load_initial_weights
 
 QUICK = ["--max-steps", "3", "--precision", "32-true", "--threads", "1", "--workers", "0"]
 
@@ -32,7 +35,11 @@ def main() -> None:
     chains = ["--scenes", str(scenes), "--validation-scene", "second", "--validation-chains", "1", "--chain-size", "128"]
     command = ["train", "scenes", "--output", str(OUTPUT / "scenes-run"), "--batch", "1", "--crop-size", "128"]
     run([*command, *start, *chains, *photographs])
-    trained = load_codec(OUTPUT / "scenes-run" / "last.safetensors")
+    # a run's weights become a weights file that codes: named, in half precision, with its integer tables
+    model = build_model("tiny")
+    load_initial_weights(model, OUTPUT / "scenes-run" / "last.safetensors")
+    save_weights(model, OUTPUT / "mine.safetensors", {"name": "mine", "preset": "tiny"})
+    trained = load_codec(OUTPUT / "mine.safetensors")
     scene = MultiViewScene.from_dataset(scenes / "second").select([0, 1])
     trained.encode(scene, OUTPUT / "trained.lmvic")
     decoded = list(trained.decode(OUTPUT / "trained.lmvic"))[-1]
