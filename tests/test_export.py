@@ -63,6 +63,7 @@ def test_encode_then_decode_gives_the_pictures_that_the_codec_decodes(room, weig
         assert (small - view.inverse_depth).abs().median() < 0.02 * view.inverse_depth.median()
     positions, colours = read_points(out / "sparse_pc.ply")
     expected, expected_colours = read_points(room / "sparse_pc.ply")
+    assert colours is not None and expected_colours is not None
     assert np.array_equal(positions, expected) and np.array_equal(colours, expected_colours)
     assert entries(tmp_path) == {"out", "new"} and entries(path.parent) == {"room.lmvic"}
 
@@ -218,7 +219,10 @@ def test_points_come_back(coloured, tmp_path):
     data = pack_points(points)
     back = unpack_points(data)
     assert np.array_equal(back.positions, points.positions)
-    assert back.colours is None if colours is None else np.array_equal(back.colours, colours)
+    if colours is None:
+        assert back.colours is None
+    else:
+        assert back.colours is not None and np.array_equal(back.colours, colours)
     write_ply(tmp_path / "p.ply", back)
     assert np.array_equal(read_points(tmp_path / "p.ply")[0], points.positions)
     # more or fewer points than the stream holds, a cut stream, another flag

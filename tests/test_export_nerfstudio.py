@@ -112,7 +112,7 @@ def test_trained_scene_to_file_and_back_into_nerfstudio(trained, weights, tmp_pa
     assert "--overwrite" in capsys.readouterr().err
     assert lmvic(monkeypatch, "decode", out / "scene.lmvic", back, "--weights", weights) == 0
     check_with_the_real_dataparser(back)
-    decoded, original = MultiViewScene.from_dataset(back), MultiViewScene.from_dataset(trained.parents[3] / "room")
+    decoded, original = MultiViewScene.from_dataset(back), MultiViewScene.from_dataset(trained.parents[4] / "room")
     moved = (decoded.cameras.world_to_camera - original.cameras.world_to_camera).abs().max()
     assert decoded.names == original.names and moved < 1e-4
 
@@ -169,7 +169,7 @@ def test_mistakes_around_a_trained_scene(trained, tmp_path):
     ):
         with pytest.raises(SceneError, match=words):
             splat_scene(config)
-    pictures = trained.parents[3] / "room"
+    pictures = trained.parents[4] / "room"
     away = pictures.with_name("away")
     pictures.rename(away)
     try:
