@@ -52,7 +52,7 @@ def open_viewer(pipeline: Any, folder: Path) -> Iterator[Any]:
 
 
 def stand_at(viewer: Any, capture: Any) -> None:
-    """Put the only client's camera where a photograph was taken."""
+    """Put the only client's camera where a photograph was taken, with its field of view."""
     import viser.transforms as tf
 
     (client,) = viewer.viser_server.get_clients().values()
@@ -60,6 +60,7 @@ def stand_at(viewer: Any, capture: Any) -> None:
     with client.atomic():
         client.camera.wxyz = (tf.SO3.from_matrix(pose[:, :3]) @ tf.SO3.from_x_radians(np.pi)).wxyz
         client.camera.position = pose[:, 3] * 10.0
+        client.camera.fov = 2 * np.arctan(0.5 * float(capture.camera.height) / float(capture.camera.fy))
 
 
 def choose(browser: Any, label: str, option: str) -> None:
@@ -130,6 +131,7 @@ def test_outputs_move_with_the_camera(pipeline: Any, viewer: Any, browser: Any):
     seen: dict[str, bytes] = {}
     browser.execute_script("document.querySelectorAll('[data-scrollarea]').forEach(e => e.scrollTop = 0)")
     canvas = browser.find_element("css selector", "canvas")
+    browser.find_element("xpath", "//button[contains(., 'Hide Train Cams')]").click()
     stand_at(viewer, panel._captures[1])
     for name in ("disparity", "disparity_mask", "warped_reference", "warp_error", "median_depth"):
         choose(browser, "Output type", name)
