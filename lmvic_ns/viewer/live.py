@@ -69,7 +69,7 @@ def viewer_outputs(view: PictureWithDepth, pair: Correspondence) -> dict[str, Te
     warped, image = as_picture(pair.warped), as_picture(view.image)
     pictures = {
         "disparity_mask": pair.mask.cpu().float()[..., None],
-        "warp_error": colours.error_colours(abs(warped - image).max(-1), mask),
+        "warp_error": colours.error_colours(abs(warped - image).mean(-1), mask),
         "disparity": colours.disparity_colours(pair.disparity.cpu().numpy(), mask=mask),
         "warped_reference": colours.mask_overlay(warped, mask),
     }

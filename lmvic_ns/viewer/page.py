@@ -82,7 +82,7 @@ class ViewPage:
         self.slider.on_update(lambda _: self.show(source.tree.order[min(int(self.slider.value), last)]))
         self._facts = gui.add_markdown("")
         self._pictures = {name: PanelImage(gui, "") for name in ("image", "prediction", "error", "disparity", "depth")}
-        self._chart = gui.add_plotly(self._figure(), aspect=1.5)
+        self._chart = gui.add_plotly(self._figure(), aspect=1.0)
         with gui.add_folder("What is drawn", expand_by_default=False):
             self._show_tree = gui.add_checkbox("Reference tree", True)
             self._show_points = gui.add_checkbox("Depth of this view as points", True)
@@ -248,8 +248,10 @@ class ViewPage:
                 colours.mask_overlay(warped, mask),
                 f"**Prediction** from {self.source.names[parent]}; pink stripes: not seen there",
             )
-            error = np.abs(warped - image).max(-1)
-            show["error"].show(colours.error_colours(error, mask), "**Error of the prediction**: black is none, white is large")
+            error = np.abs(warped - image).mean(-1)
+            show["error"].show(
+                colours.error_colours(error, mask), "**Error of the prediction**: black is none, red is small, white is large"
+            )
             show["disparity"].show(
                 colours.disparity_colours(pair.disparity.cpu().numpy(), mask=mask),
                 "**Disparity** to the reference: colour is the direction, see the wheel; white is none",

@@ -51,8 +51,8 @@ def _figure(bars: list, order: Sequence[int], shown: int, unit: str, title: str)
         title={"text": title, "font": {"size": 14}},
         xaxis_title="place in the coding order",
         yaxis_title=unit,
-        margin={"l": 45, "r": 10, "t": 35, "b": 40},
-        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"},
+        margin={"l": 45, "r": 10, "t": 60, "b": 40},
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.0, "yanchor": "bottom", "traceorder": "normal"},
         bargap=0.1,
     )
     return figure
