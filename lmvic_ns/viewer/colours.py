@@ -169,9 +169,16 @@ def turbo(shade: Float[np.ndarray, "h w"]) -> Picture:
     return np.clip(result, 0, 1).astype(np.float32)
 
 
-def mask_overlay(picture: Picture, mask: Bool[np.ndarray, "h w"], *, stripe: int = 4) -> Picture:
-    """The picture with pink stripes wherever the mask is 0: there the reference does not show the point."""
+def mask_overlay(picture: Picture, mask: Bool[np.ndarray, "h w"], *, stripe: int | None = None) -> Picture:
+    """The picture with pink stripes wherever the mask is 0: there the reference does not show the point.
+
+    Args:
+        picture: what is seen.
+        mask: equation (4).
+        stripe: width in pixels; by default wide enough to stay visible when a large picture is shown small.
+    """
     height, width = mask.shape
+    stripe = max(4, width // 80) if stripe is None else stripe
     diagonal = np.arange(height)[:, None] + np.arange(width)[None]
     stripes = (diagonal // max(1, stripe) % 2 == 0)[..., None]
     striped = np.where(stripes, HIDDEN, picture * np.float32(0.45))
