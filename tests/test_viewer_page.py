@@ -23,7 +23,7 @@ from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.viewer.commands import free_port, viser_server
 from lmvic_ns.viewer.layout import Layout, tree_colours
 from lmvic_ns.viewer.page import ViewPage
-from lmvic_ns.viewer.pair import correspond, depth_points, masked_psnr
+from lmvic_ns.viewer.pair import PictureWithDepth, correspond, depth_points, masked_psnr
 from lmvic_ns.viewer.sources import FileSource, SceneSource, open_source
 
 browser = pytest.fixture(scope="module")(start_browser)
@@ -51,6 +51,12 @@ def test_a_file_shows_what_it_holds(folder: Path):
     assert masked_psnr(view.image, scene.image(child), torch.ones(72, 96, dtype=torch.bool)) > 20
     pair = correspond(view, reference)
     assert pair is not None and 0.3 < pair.overlap <= 1 and pair.psnr > 15
+    # the same view and a reference of half the size: the picture shrinks, the motion stays
+    half = PictureWithDepth(reference.image[:, ::2, ::2], reference.inverse_depth, reference.camera.resize(36, 48))
+    small = correspond(view, half)
+    assert small is not None
+    both = pair.mask & small.mask
+    assert float((small.disparity - pair.disparity)[both].abs().median()) < 0.1
     assert dict(source.stream()).keys() == set(range(VIEWS))
     source.close()
 

@@ -111,7 +111,7 @@ def add_wheel(picture: Picture, largest: float) -> Picture:
     corner = result[height - size :, width - size :]
     corner[:] = np.where(inside[..., None], _on_wheel(np.stack([x, y], -1)), corner * np.float32(0.35))
     text = f"{largest:.0f} px" if largest >= 9.5 else f"{largest:.1f} px"
-    return add_text(result, text, height - size - 1, width - size, scale=max(1, size // 30))
+    return add_text(result, text, height - size - 1, width - size, scale=max(1, round(size / 42)))
 
 
 def add_text(picture: Picture, text: str, bottom: int, left: int, *, scale: int = 1) -> Picture:

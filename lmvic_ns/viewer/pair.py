@@ -45,7 +45,8 @@ class Correspondence:
 
     Attributes:
         warped: the reference's colours at x + disparity(x).
-        disparity: in pixels of the view, equation (3).
+        disparity: in pixels of the view, equation (3) as if the reference had been taken with the view's lens and size
+            (where it was, this is (3) itself).
         mask: equation (4).
         overlap: share of the view that the reference shows.
         psnr: of `warped` against the view inside the mask, in dB; not a number without an overlap.
@@ -67,7 +68,20 @@ def correspond(view: PictureWithDepth, reference: PictureWithDepth) -> Correspon
     warped = warp(reference.image[None].to(found.disparity.device), found.disparity)[0]
     mask = found.mask[0]
     psnr = masked_psnr(warped, view.image, mask)
-    return Correspondence(warped, found.disparity[0], mask, float(mask.float().mean()), psnr)
+    shown = through_the_same_lens(found.disparity[0], view.camera, reference.camera)
+    return Correspondence(warped, shown, mask, float(mask.float().mean()), psnr)
+
+
+def through_the_same_lens(disparity: Float[Tensor, "h w 2"], camera: Cameras, reference: Cameras) -> Float[Tensor, "h w 2"]:
+    """x' - x with x' moved from the reference's pixels to those of the view's lens; else sizes would look like motion."""
+    result = torch.empty_like(disparity)
+    for axis, length in ((0, disparity.shape[1]), (1, disparity.shape[0])):
+        focal, centre = float(camera.intrinsics[0, axis, axis]), float(camera.intrinsics[0, axis, 2])
+        other_focal, other_centre = float(reference.intrinsics[0, axis, axis]), float(reference.intrinsics[0, axis, 2])
+        x = torch.arange(length, device=disparity.device, dtype=disparity.dtype) + 0.5
+        x = x if axis == 0 else x[:, None]
+        result[..., axis] = (disparity[..., axis] + x - other_centre) * (focal / other_focal) + centre - x
+    return result
 
 
 def masked_psnr(first: Float[Tensor, "3 h w"], second: Float[Tensor, "3 h w"], mask: Bool[Tensor, "h w"]) -> float:
