@@ -42,7 +42,9 @@ def test_figures_come_from_files_decoded_by_another_process(weights: str, plane:
     here = {view.index: to_8_bit(view.image) for view in load_codec(weights).decode(tmp_path / "scene.lmvic")}
     decoded = codec.decode(encoded, range(3))
     for view, picture in enumerate(decoded):
-        assert np.array_equal(picture, here[view])
+        # two processes may round a value at the edge of a grey level differently, never more
+        difference = np.abs(picture.astype(int) - here[view].astype(int))
+        assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
 
 
 def test_a_failing_decoder_process_is_an_error_with_its_last_line(weights: str, plane: ImageSet, tmp_path: Path):
