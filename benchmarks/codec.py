@@ -52,7 +52,7 @@ def rate_error(preset: str, size: tuple[int, int], quality: int) -> float:
 
 def main(config: CodecBenchmark) -> None:
     """Times every preset and prints the tables."""
-    console = Console()
+    console = Console(width=200)
     results: list[SpeedResult] = []
     for preset in config.presets:
         with tempfile.TemporaryDirectory() as folder:
