@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -63,7 +64,7 @@ def test_infinity_is_a_pure_rotation() -> None:
     assert torch.equal(result.disparity, same.disparity)
     assert float(result.inverse_depth.abs().max()) == 0.0
     assert float(result.mask.double().mean()) > 0.8  # infinity does not hide infinity
-    hidden = disparity_and_mask(zero, VIEW, zero + 0.1, reference)
+    hidden = disparity_and_mask(zero, VIEW, zero + 0.1, reference, pixel_margin=0.0)
     assert not bool(hidden.mask.any())  # but every finite surface does
     open_sky = disparity_and_mask(zero + 0.1, VIEW, zero, turned)
     assert float(open_sky.mask.double().mean()) > 0.8  # and it hides nothing
@@ -72,9 +73,23 @@ def test_infinity_is_a_pure_rotation() -> None:
 def test_occlusion_margin_is_relative() -> None:
     rho = torch.full((1, 180, 240), 0.2)
     for factor, visible in ((1.04, True), (1.06, False)):
-        result = disparity_and_mask(rho, VIEW, rho * factor, VIEW)
+        result = disparity_and_mask(rho, VIEW, rho * factor, VIEW, pixel_margin=0.0)
         assert bool(result.mask.all()) is visible
-    assert bool(disparity_and_mask(rho, VIEW, rho * 1.5, VIEW, relative_margin=0.6).mask.all())
+    assert bool(disparity_and_mask(rho, VIEW, rho * 1.5, VIEW, relative_margin=0.6, pixel_margin=0.0).mask.all())
+
+
+def test_depth_that_moves_nothing_hides_nothing() -> None:
+    rho = torch.full((1, 180, 240), 0.2)
+    assert bool(disparity_and_mask(rho, VIEW, rho * 1.5, VIEW).mask.all())  # no baseline
+    # a shift to the side by b moves x' by f b (difference of inverse depth)
+    focal, surface = float(VIEW.intrinsics[0, 0, 0]), 0.3
+    for motion, visible in ((0.45, True), (0.55, False)):
+        transform = VIEW.world_to_camera.clone()
+        transform[:, 0, 3] += motion / (focal * (surface - 0.2))
+        aside = dataclasses.replace(VIEW, world_to_camera=transform)
+        mask = disparity_and_mask(rho, VIEW, torch.full_like(rho, surface), aside).mask
+        assert bool(mask[:, 5:-5, 5:-5].all()) is visible
+        assert bool(mask[:, 5:-5, 5:-5].any()) is visible
 
 
 def test_frame_margin() -> None:

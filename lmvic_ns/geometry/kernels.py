@@ -40,6 +40,7 @@ def disparity_loop(
     t,  # float64 [3]
     surfaces,  # float32 [hr + 1, wr + 1]
     relative,  # 1 + tau
+    nearby,  # squared pixel margin
     margin,
     nearest_ratio,
     largest,
@@ -87,10 +88,13 @@ def disparity_loop(
             row = row if row > 0.0 else 0.0
             column = column if column < reference_width else reference_width
             row = row if row < reference_height else reference_height
-            surface = np.float64(surfaces[np.uint64(row), np.uint64(column)])
+            surface = np.float64(surfaces[np.uint64(row), np.uint64(column)]) * ratio[j]
+            dx = (t[0] - px * t[2]) / ratio[j]
+            dy = (t[1] - py * t[2]) / ratio[j]
+            change = rho[j] - surface
             mask[i, j] = (
                 (ratio[j] > nearest_ratio)
-                & (rho[j] * relative >= surface * ratio[j])
+                & ((rho[j] * relative >= surface) | ((dx * dx + dy * dy) * (change * change) < nearby))
                 & (px >= -margin)
                 & (px <= reference_width + margin)
                 & (py >= -margin)

@@ -123,12 +123,14 @@ def covisibility(
     coarse = torch.stack([_sampled(m, height, width) for m in inverse_depths])
     # maps of four times the size are looked up, so that the coarse grid does not blur the occlusion test
     surfaces = farthest_of_neighbours(torch.stack([_sampled(m, 4 * height, 4 * width) for m in inverse_depths]))
+    # the pixel margin is one of the pictures' own pixels
+    pixel_margin = 0.5 * 4 * width / int(cameras.width[0])
     coarse_cameras, fine_cameras = cameras.resize(height, width), cameras.resize(4 * height, 4 * width)
     views = len(cameras)
     shares = torch.empty(views, views, dtype=torch.float64)
     for view in range(views):
         grid = coarse[view].expand(views, -1, -1)
-        result = disparity_to_surfaces(grid, coarse_cameras[view], surfaces, fine_cameras, relative_margin, 1.0)
+        result = disparity_to_surfaces(grid, coarse_cameras[view], surfaces, fine_cameras, relative_margin, pixel_margin, 1.0)
         shares[view] = result.mask.flatten(1).double().mean(1).cpu()
     shares = (shares + shares.T) * 0.5
     shares.fill_diagonal_(1.0)
