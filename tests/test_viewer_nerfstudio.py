@@ -16,8 +16,12 @@ from browser import pictures, screenshot, start_browser, text, wait_for
 from lmvic_ns.demo.scene import DemoSceneConfig, write_demo_scene
 from lmvic_ns.viewer.live import OUTPUTS
 
-browser = pytest.fixture(scope="module")(start_browser)
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    yield from start_browser()
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +112,7 @@ def test_the_panel_in_a_browser(pipeline: Any, viewer: Any, browser: Any):
     wait_for("other pictures", lambda: len(set(pictures(browser)) - set(before)) >= 3)
 
     # training goes on: the pictures follow
-    before, updates = pictures(browser), panel.updates
+    before, updates = _settled(browser, panel), panel.updates
     with torch.no_grad():
         pipeline.model.means.add_(0.05)
     panel._next_refresh = 0.0
@@ -122,10 +126,20 @@ def test_the_panel_in_a_browser(pipeline: Any, viewer: Any, browser: Any):
     screenshot(browser, "nerfstudio-panel")
 
 
+def _settled(browser: Any, panel: Any) -> list[str]:
+    """The page's pictures once the panel has renewed none for a while: connecting and both menus each asked for some."""
+
+    def unchanged() -> list[str]:
+        before = panel.updates, pictures(browser)
+        time.sleep(2.0)
+        return before[1] if before == (panel.updates, pictures(browser)) else []
+
+    return wait_for("a page at rest", unchanged)
+
+
 def test_outputs_move_with_the_camera(pipeline: Any, viewer: Any, browser: Any):
     panel = pipeline.model.correspondence
-    if not viewer.viser_server.get_clients():
-        browser.get(f"http://127.0.0.1:{viewer.viser_server.get_port()}")
+    browser.get(f"http://127.0.0.1:{viewer.viser_server.get_port()}")
     machine = wait_for("a renderer", lambda: next(iter(viewer.render_statemachines.values()), None))
     wait_for("the outputs", lambda: set(OUTPUTS) <= set(machine.output_keys))
     seen: dict[str, bytes] = {}

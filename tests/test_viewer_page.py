@@ -7,7 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +28,12 @@ from lmvic_ns.viewer.page import ViewPage
 from lmvic_ns.viewer.pair import PictureWithDepth, correspond, depth_points, masked_psnr
 from lmvic_ns.viewer.sources import FileSource, SceneSource, open_source
 
-browser = pytest.fixture(scope="module")(start_browser)
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    yield from start_browser()
+
+
 VIEWS = 4
 
 
