@@ -49,7 +49,7 @@ class StandInCodec(nn.Module):
     def forward_photo(self, image: Tensor, level: Tensor) -> StandInOutput:
         return StandInOutput(*self._code(image, level, None))
 
-    def forward_view(self, image, inverse_depth, cameras, reference, level, keep=None) -> StandInOutput:
+    def forward_view(self, image, inverse_depth, cameras, reference, level, keep=None, depth_trust=None) -> StandInOutput:
         prior = None
         if reference is not None:
             shown = torch.ones(len(image), device=image.device) if keep is None else keep.to(image.dtype)

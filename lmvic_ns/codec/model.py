@@ -149,6 +149,7 @@ class MultiViewModel(nn.Module):
         reference: ReferenceState | None,
         level: Float[Tensor, "b"],
         keep: Tensor | None = None,
+        depth_trust: Float[Tensor, "b"] | None = None,
     ) -> ViewOutput:
         """One view of a chain.
 
@@ -159,6 +160,8 @@ class MultiViewModel(nn.Module):
             reference: state of the view before, or None.
             level: quality level of each sample.
             keep: False drops the reference of that sample (so that first views stay good).
+            depth_trust: how far the image's geometry goes from the decoded depth (0, the default) towards the true one (1):
+                encoders refine depth for the warp, which is better than what this pass decodes.
         """
         if not self.ablation.cross_view:
             reference = None
@@ -174,7 +177,10 @@ class MultiViewModel(nn.Module):
         depth = self.depth(_pad_depth(target), level, prediction, mask)
         decoded_depth = depth.inverse_depth[:, :h4, :w4]
         # the image learns with the depth that decoders have; its gradient does not reach the depth codec
-        exact = torch.round(decoded_depth.detach().double().clamp(0, 1) * (DEPTH_RANGE * ONE)) / (DEPTH_RANGE * ONE)
+        geometry = decoded_depth.detach()
+        if depth_trust is not None:
+            geometry = geometry + depth_trust[:, None, None] * (target - geometry)
+        exact = torch.round(geometry.double().clamp(0, 1) * (DEPTH_RANGE * ONE)) / (DEPTH_RANGE * ONE)
         context = None if reference is None else self._context(reference, exact, cameras, (h, w))
         decoded, features, bits = self._forward_image(image, level, context, keep)
         state = ReferenceState(decoded, features, exact, cameras)

@@ -56,6 +56,11 @@ class TrainScenesConfig(OptionsConfig):
     """Share of the steps that take photographs (as many crops as the chains have), so that the intra path stays good."""
     detach: bool = False
     """Cut the gradient between the views of a chain: less memory, worse references."""
+    train_depth: bool = True
+    """Train the depth codec as well; off leaves it as it is in --init (stage `depth` trains it alone, in minutes)."""
+    depth_trust: float = 1.0
+    """The image's geometry is drawn between the decoded depth and up to so far towards the true one (0..1): encoders
+    refine depth, so files bring better depth than a training step decodes."""
     view_weights: tuple[float, ...] = (0.5, 1.2, 0.5, 0.9)
     """Weights of the views' distortions in (9)."""
     crops: CropConfig = field(default_factory=CropConfig)
@@ -162,6 +167,8 @@ def train_scenes(config: TrainScenesConfig) -> None:
     views = sum(len(scene) for scene in training)
     print(f"{len(training)} scenes with {views} views and {len(photos)} photographs to train on, {memory:.0f} MB")
     model = start_model(config)
+    if not config.train_depth:
+        model.depth.requires_grad_(False)
     loss = LossConfig(config.metric, config.level_weight_power, config.fixed_lambda)
     fixed = None if loss.fixed_lambda is None else level_of_lambda(loss.fixed_lambda, lambda_of_level, model.levels)
     levels = LevelConfig(maximum=model.levels - 1.0, fixed=fixed)
@@ -190,6 +197,7 @@ def train_scenes(config: TrainScenesConfig) -> None:
         model.levels,
         view_weights=config.view_weights,
         detach=config.detach,
+        depth_trust=config.depth_trust,
     )
     run_training(model, objective, dataset, collate_mixed, validate, optimization, run)
 

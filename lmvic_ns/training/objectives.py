@@ -100,6 +100,7 @@ class ChainObjective:
         levels: number of levels.
         view_weights: w_n of the views' distortions; a longer chain repeats the last.
         detach: cut the gradient between views (less memory, but references are then not trained to be good ones).
+        depth_trust: each sample's geometry lies between the decoded depth and up to so far towards the true one.
     """
 
     def __init__(
@@ -111,10 +112,11 @@ class ChainObjective:
         *,
         view_weights: Sequence[float] = VIEW_WEIGHTS,
         detach: bool = False,
+        depth_trust: float = 0.0,
     ):
         self.photos = PhotoObjective(config, lambda_of_level, levels)
         self.config, self.depth_lambda_of_level = config, depth_lambda_of_level
-        self.view_weights, self.detach = tuple(view_weights), detach
+        self.view_weights, self.detach, self.depth_trust = tuple(view_weights), detach, depth_trust
 
     def __call__(self, model: nn.Module, batch: ChainBatch | PhotoBatch) -> StepLoss:
         """Loss of one step, with gradients."""
@@ -128,12 +130,13 @@ class ChainObjective:
         balance = self.photos.weights(lambdas)
         state = None
         terms, bits, db = [], [], []
+        options = {"depth_trust": torch.rand_like(lambdas) * self.depth_trust} if self.depth_trust else {}
         depth_bits, depth_error = lambdas.new_zeros(b), lambdas.new_zeros(b)
         for n in range(views):
             image = (batch.image[:, n].float() / 255).contiguous(memory_format=torch.channels_last)
             keep = batch.keep[:, n] if n else None
             out = model.forward_view(  # type: ignore[operator]
-                image, batch.inverse_depth[:, n], batch.cameras[n], state, batch.level, keep
+                image, batch.inverse_depth[:, n], batch.cameras[n], state, batch.level, keep, **options
             )
             state = detached(out.state) if self.detach else out.state
             depth_distortion = squared_error(out.inverse_depth[:, None], out.depth_target[:, None])
