@@ -24,6 +24,7 @@ from lmvic_ns.errors import LmvicError
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.viewer.commands import free_port, viser_server
 from lmvic_ns.viewer.layout import Layout, tree_colours
+from lmvic_ns.viewer.markdown import literal
 from lmvic_ns.viewer.page import ViewPage
 from lmvic_ns.viewer.pair import PictureWithDepth, correspond, depth_points, masked_psnr
 from lmvic_ns.viewer.sources import FileSource, SceneSource, open_source
@@ -58,10 +59,12 @@ def test_a_file_shows_what_it_holds(folder: Path):
     assert masked_psnr(view.image, scene.image(child), torch.ones(72, 96, dtype=torch.bool)) > 20
     pair = correspond(view, reference)
     assert pair is not None and 0.3 < pair.overlap <= 1 and pair.psnr > 15
+    assert pair.unmoved < pair.psnr and f"{pair.verdict} match" in pair.describe()
     # the same view and a reference of half the size: the picture shrinks, the motion stays
     half = PictureWithDepth(reference.image[:, ::2, ::2], reference.inverse_depth, reference.camera.resize(36, 48))
     small = correspond(view, half)
     assert small is not None
+    assert math.isnan(small.unmoved)
     both = pair.mask & small.mask
     assert float((small.disparity - pair.disparity)[both].abs().median()) < 0.1
     assert dict(source.stream()).keys() == set(range(VIEWS))
@@ -91,6 +94,11 @@ def test_without_the_weights_cameras_and_sizes_remain(folder: Path):
     with pytest.raises(LmvicError, match="weights"):
         source.load(0)
     assert list(source.stream()) == []
+
+
+def test_names_are_shown_and_not_run():
+    """viser's markdown runs what stands in braces: a name from a stranger's file must not."""
+    assert literal("a_b {fetch('x')}\n<img>") == r"a\_b \{fetch\('x'\)\} \<img\>"
 
 
 def test_paths_and_ports_that_cannot_be(folder: Path):

@@ -16,6 +16,7 @@ from lmvic_ns.codec.image import PATCH, STRIDE, ImageCodec, ImageConfig, ImageCo
 from lmvic_ns.codec.layers import pad_to_multiple
 from lmvic_ns.codec.quality import LEVELS
 from lmvic_ns.codec.rates import scale_tables
+from lmvic_ns.codec.refinement import DifferentiableWarp, RefinementConfig, refine_inverse_depth
 from lmvic_ns.codec.symbols import SymbolReader, SymbolWriter
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.geometry.disparity import disparity_and_mask, downsample_inverse_depth, upsample_inverse_depth
@@ -241,6 +242,7 @@ class MultiViewModel(nn.Module):
         reference: ReferenceState | None,
         level: int,
         depth_level: int | None = None,
+        refinement: RefinementConfig | None = None,
     ) -> tuple[bytes, bytes, ReferenceState]:
         """Codes one view.
 
@@ -251,6 +253,7 @@ class MultiViewModel(nn.Module):
             reference: state of the decoded parent, or None.
             level: quality level of the image.
             depth_level: quality level of the depth, `level` unless given.
+            refinement: fit the depth to its use before it is coded; None codes it as it is.
 
         Returns:
             The depth part (empty without depth), the image part, and the state that a decoder will have.
@@ -258,14 +261,16 @@ class MultiViewModel(nn.Module):
         h, w = image.shape[-2:]
         dtype, device = self._dtype, self.table_cdf.device
         depth_bytes, decoded_depth = b"", None
-        if inverse_depth is not None:
-            target = downsample_inverse_depth(inverse_depth.double().to(device), DEPTH_FACTOR)
-            writer = SymbolWriter(self.tables)
-            decoded_depth = self._code_depth(
-                writer, (h, w), cameras, reference, level if depth_level is None else depth_level, target
-            )
-            depth_bytes = writer.finish()
         image = image.to(device, dtype)
+        if inverse_depth is not None:
+            depth_level = level if depth_level is None else depth_level
+            target = _pad_depth(downsample_inverse_depth(inverse_depth.double().to(device), DEPTH_FACTOR))
+            prediction, mask = self._depth_prior(reference, cameras)
+            if refinement is not None and refinement.steps and reference is not None and self.ablation.alignment:
+                target = self._refined(target, image, cameras, reference, level, depth_level, (prediction, mask), refinement)
+            writer = SymbolWriter(self.tables)
+            decoded_depth = self._code_depth(writer, (h, w), depth_level, prediction, mask, target)
+            depth_bytes = writer.finish()
         quality = torch.full((1,), float(level), device=device)
         context = self._decoder_context(reference, decoded_depth, cameras, (h, w))
         latent = self.image.analysis(pad_to_multiple(image, STRIDE), quality, context)
@@ -296,9 +301,8 @@ class MultiViewModel(nn.Module):
         decoded_depth = None
         if depth:
             reader = SymbolReader(depth, self.tables, f"{name}: depth part")
-            decoded_depth = self._code_depth(
-                reader, size, cameras, reference, level if depth_level is None else depth_level, None
-            )
+            depth_level = level if depth_level is None else depth_level
+            decoded_depth = self._code_depth(reader, size, depth_level, *self._depth_prior(reference, cameras), None)
             reader.finish()
         quality = torch.full((1,), float(level), device=device)
         context = self._decoder_context(reference, decoded_depth, cameras, size)
@@ -320,24 +324,51 @@ class MultiViewModel(nn.Module):
             return None
         return self._context(reference, decoded_depth, cameras, size)
 
+    def _depth_prior(self, reference: ReferenceState | None, cameras: Cameras) -> tuple[Tensor | None, Tensor | None]:
+        """Padded depth prediction (10) and its mask in float64; None without a reference."""
+        if reference is None or not self.ablation.cross_view or not self.ablation.depth_prediction:
+            return None, None
+        prediction, mask = self._predict(reference, cameras)
+        return _pad_depth(prediction), _pad_depth(mask.double())
+
     def _code_depth(
         self,
         coder: SymbolWriter | SymbolReader,
         size: tuple[int, int],
-        cameras: Cameras,
-        reference: ReferenceState | None,
         level: int,
+        prediction: Tensor | None,
+        mask: Tensor | None,
         target: Tensor | None,
     ) -> Tensor:
         h4, w4 = -(-size[0] // DEPTH_FACTOR), -(-size[1] // DEPTH_FACTOR)
-        prediction = mask = None
-        if reference is not None and self.ablation.cross_view and self.ablation.depth_prediction:
-            prediction, mask = self._predict(reference, cameras)
-            prediction, mask = _pad_depth(prediction), _pad_depth(mask.double())
         padded = (h4 + -h4 % DEPTH_STRIDE, w4 + -w4 % DEPTH_STRIDE)
-        if target is not None:
-            target = _pad_depth(target)
         return self.depth.code(padded, level, coder, prediction, mask, target)[:, :h4, :w4]
+
+    def _refined(
+        self,
+        target: Tensor,
+        image: Tensor,
+        cameras: Cameras,
+        reference: ReferenceState,
+        level: int,
+        depth_level: int,
+        prior: tuple[Tensor | None, Tensor | None],
+        refinement: RefinementConfig,
+    ) -> Tensor:
+        h, w = image.shape[-2:]
+        h4, w4 = -(-h // DEPTH_FACTOR), -(-w // DEPTH_FACTOR)
+        hr, wr = reference.image.shape[-2:]
+        visible = disparity_and_mask(
+            upsample_inverse_depth(target[:, :h4, :w4], h, w),
+            cameras,
+            upsample_inverse_depth(reference.inverse_depth, hr, wr),
+            reference.cameras,
+        ).mask
+        prediction, mask = (None if x is None else x.float() for x in prior)
+        warped = DifferentiableWarp(reference.image.float(), reference.cameras, cameras)
+        return refine_inverse_depth(
+            self.depth, target, level, depth_level, prediction, mask, image, visible, warped, refinement
+        )
 
     def _reconstruct(
         self,

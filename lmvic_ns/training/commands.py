@@ -61,8 +61,11 @@ class TrainScenesConfig(OptionsConfig):
     depth_trust: float = 1.0
     """The image's geometry is drawn between the decoded depth and up to so far towards the true one (0..1): encoders
     refine depth, so files bring better depth than a training step decodes."""
-    view_weights: tuple[float, ...] = (0.5, 1.2, 0.5, 0.9)
-    """Weights of the views' distortions in (9)."""
+    level_spread: float = 8.0
+    """Views of a chain have quality levels up to so far from the chain's, the first up to twice as far above it."""
+    view_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    """Weights of the views' distortions in (9). The paper's 0.5, 1.2, 0.5, 0.9 suit one model for one quality; here a
+    level means the same lambda wherever the view stands, and --level-spread varies it."""
     crops: CropConfig = field(default_factory=CropConfig)
     chains: ChainConfig = field(default_factory=ChainConfig)
 
@@ -198,6 +201,7 @@ def train_scenes(config: TrainScenesConfig) -> None:
         view_weights=config.view_weights,
         detach=config.detach,
         depth_trust=config.depth_trust,
+        level_spread=0.0 if fixed is not None else config.level_spread,
     )
     run_training(model, objective, dataset, collate_mixed, validate, optimization, run)
 

@@ -101,6 +101,8 @@ class ChainObjective:
         view_weights: w_n of the views' distortions; a longer chain repeats the last.
         detach: cut the gradient between views (less memory, but references are then not trained to be good ones).
         depth_trust: each sample's geometry lies between the decoded depth and up to so far towards the true one.
+        level_spread: views of a chain have levels of their own, up to so far from the chain's (the first view, which all
+            others live on, up to twice as far above it): references are seen better and worse than the view.
     """
 
     def __init__(
@@ -113,10 +115,12 @@ class ChainObjective:
         view_weights: Sequence[float] = VIEW_WEIGHTS,
         detach: bool = False,
         depth_trust: float = 0.0,
+        level_spread: float = 0.0,
     ):
         self.photos = PhotoObjective(config, lambda_of_level, levels)
         self.config, self.depth_lambda_of_level = config, depth_lambda_of_level
         self.view_weights, self.detach, self.depth_trust = tuple(view_weights), detach, depth_trust
+        self.level_spread, self.last_level = level_spread, levels - 1.0
 
     def __call__(self, model: nn.Module, batch: ChainBatch | PhotoBatch) -> StepLoss:
         """Loss of one step, with gradients."""
@@ -126,8 +130,7 @@ class ChainObjective:
             return result
         b, views, _, height, width = batch.image.shape
         pixels = height * width
-        lambdas, depth_lambdas = self.photos.lambdas(batch.level), self.depth_lambda_of_level(batch.level)
-        balance = self.photos.weights(lambdas)
+        lambdas = self.photos.lambdas(batch.level)
         state = None
         terms, bits, db = [], [], []
         options = {"depth_trust": torch.rand_like(lambdas) * self.depth_trust} if self.depth_trust else {}
@@ -135,13 +138,16 @@ class ChainObjective:
         for n in range(views):
             image = (batch.image[:, n].float() / 255).contiguous(memory_format=torch.channels_last)
             keep = batch.keep[:, n] if n else None
+            level = self._level_of_view(n, batch.level)
+            lambdas, depth_lambdas = self.photos.lambdas(level), self.depth_lambda_of_level(level)
             out = model.forward_view(  # type: ignore[operator]
-                image, batch.inverse_depth[:, n], batch.cameras[n], state, batch.level, keep, **options
+                image, batch.inverse_depth[:, n], batch.cameras[n], state, level, keep, **options
             )
             state = detached(out.state) if self.detach else out.state
             depth_distortion = squared_error(out.inverse_depth[:, None], out.depth_target[:, None])
             terms.append(
-                view_loss(
+                self.photos.weights(lambdas)
+                * view_loss(
                     image_distortion(out.image, image, self.config.metric),
                     depth_distortion,
                     out.image_bits.float() + out.depth_bits.float(),
@@ -156,7 +162,7 @@ class ChainObjective:
                 db.append(psnr(squared_error(out.image.clamp(0, 1), image)).sum())
                 depth_bits += out.depth_bits.detach().float()
                 depth_error += depth_distortion.detach()
-        loss = (balance * torch.stack(terms).mean(0)).mean()
+        loss = torch.stack(terms).mean()
         extra = {
             "depth_bpp": depth_bits.mean() / (views * pixels),
             "depth_rmse": (depth_error.mean() / views).sqrt(),
@@ -164,6 +170,13 @@ class ChainObjective:
             "last_view_bpp": bits[-1].detach() / (b * pixels),
         }
         return StepLoss(loss, b * views, b * views * pixels, torch.stack(bits).sum(), torch.stack(db).sum(), extra)
+
+    def _level_of_view(self, view: int, level: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+        if not self.level_spread:
+            return level
+        draw = torch.rand_like(level)
+        offset = 2 * draw if view == 0 else 2 * draw - 1
+        return (level + self.level_spread * offset).clamp(0, self.last_level)
 
 
 def detached(state: Any) -> Any:

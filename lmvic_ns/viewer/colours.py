@@ -178,7 +178,7 @@ def mask_overlay(picture: Picture, mask: Bool[np.ndarray, "h w"], *, stripe: int
         stripe: width in pixels; by default wide enough to stay visible when a large picture is shown small.
     """
     height, width = mask.shape
-    stripe = max(4, width // 80) if stripe is None else stripe
+    stripe = max(4, max(height, width) // 60) if stripe is None else stripe
     diagonal = np.arange(height)[:, None] + np.arange(width)[None]
     stripes = (diagonal // max(1, stripe) % 2 == 0)[..., None]
     striped = np.where(stripes, HIDDEN, picture * np.float32(0.45))

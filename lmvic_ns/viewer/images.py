@@ -12,6 +12,8 @@ from PIL import Image
 
 from lmvic_ns.viewer.colours import Picture, to_uint8
 
+_TALLEST = 320  # pixels of the page, so that a portrait and its prediction are on the screen together
+
 
 def fit(picture: Picture | np.ndarray, widest: int) -> np.ndarray:
     """8 bits, at most `widest` pixels wide, smaller ones enlarged by a whole factor with sharp pixels."""
@@ -22,6 +24,12 @@ def fit(picture: Picture | np.ndarray, widest: int) -> np.ndarray:
         return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
     factor = max(1, widest // (2 * width))
     return pixels.repeat(factor, 0).repeat(factor, 1)
+
+
+def beside(left: Picture, caption: str, right: Picture, other: str) -> tuple[Picture, str]:
+    """Two pictures of one height as one, and their captions."""
+    gap = np.ones((left.shape[0], max(1, left.shape[1] // 40), 3), dtype=left.dtype)
+    return np.concatenate([left, gap, right], axis=1), f"Left: {caption}\n\nRight: {other}"
 
 
 def data_url(pixels: np.ndarray, *, quality: int = 88) -> str:
@@ -40,7 +48,7 @@ class PanelImage:
         widest: pixels.
     """
 
-    def __init__(self, gui: Any, label: str, *, widest: int = 480) -> None:
+    def __init__(self, gui: Any, label: str, *, widest: int = 640) -> None:
         self._widest = widest
         self._label = label
         self._native = None
@@ -59,7 +67,11 @@ class PanelImage:
                 self._native.image = pixels
                 self._text.content = self._label
             else:
-                self._text.content = f"{self._label}\n\n![{_plain(self._label)}]({data_url(pixels)})"
+                # plain markdown pictures are at most 240 pixels wide; this one takes the panel's width
+                self._text.content = (
+                    f'{self._label}\n\n<img alt="{_plain(self._label)}" src="{data_url(pixels)}" style={{{{display: "block", '
+                    f'maxWidth: "100%", maxHeight: "{_TALLEST}px", margin: "0 auto", borderRadius: "0.4em"}}}} />'
+                )
         self._text.visible = picture is not None
         if self._native is not None:
             self._native.visible = picture is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -12,20 +13,24 @@ import torch
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.geometry.cameras import invert_rigid
 from lmvic_ns.viewer import colours
-from lmvic_ns.viewer.images import PanelImage, fit
+from lmvic_ns.viewer.images import PanelImage, beside, fit
 from lmvic_ns.viewer.layout import Layout, quaternion, tree_colours
+from lmvic_ns.viewer.markdown import literal
 from lmvic_ns.viewer.pair import Correspondence, PictureWithDepth, as_picture, correspond, depth_points
 from lmvic_ns.viewer.plots import bits_chart, distance_chart
 from lmvic_ns.viewer.sources import PageSource
 
 _SELECTED = (230, 0, 126)
 _THUMBNAIL = 96  # pixels across
+_SETTLE = 0.15  # seconds without another wish, before a view is decoded: sliders and typed numbers pass many on their way
 
 GUIDE = """\
-Click a camera, or walk the coding order with the slider.
+Click a camera, or walk the coding order with the slider (0 is coded first).
 
-**Good match:** the *prediction* looks like the view, few pink stripes, the error is black.
-**Bad match:** doubled or torn edges in the prediction, bright error, many stripes.
+**Good match:** the *prediction* looks like the view, few pink stripes, the error is black or dark red; \
+25 dB and more.
+
+**Bad match:** doubled or torn edges in the prediction, yellow and white error, many stripes; below 20 dB.
 """
 
 
@@ -73,11 +78,11 @@ class ViewPage:
         gui, source = self.server.gui, self.source
         gui.add_markdown(self._headline())
         if source.trouble is not None:
-            gui.add_markdown(f"⚠️ {source.trouble}")
+            gui.add_markdown(f"⚠️ {literal(source.trouble)}")
         last = len(source.names) - 1
         # viser's sliders need a range; one view alone has none
         self.slider = gui.add_slider(
-            "Coding order", 0, max(1, last), 1, source.tree.order.index(self.shown), disabled=last == 0, hint="0 is coded first"
+            "Coding order", 0, max(1, last), 1, source.tree.order.index(self.shown), disabled=last == 0
         )
         self.slider.on_update(lambda _: self.show(source.tree.order[min(int(self.slider.value), last)]))
         self._facts = gui.add_markdown("")
@@ -96,7 +101,7 @@ class ViewPage:
         coded = [size for size in source.sizes if size is not None]
         pixels = int((source.cameras.height * source.cameras.width).sum())
         roots = len(source.tree.roots)
-        text = f"### {source.title}\n{len(source.names)} views, "
+        text = f"### {literal(source.title)}\n{len(source.names)} views, "
         if coded:
             total = sum(size.total for size in coded)
             text += f"{total / 1000:.1f} kB, {8 * total / pixels:.3f} bits a pixel. "
@@ -186,6 +191,7 @@ class ViewPage:
     def show(self, view: int) -> None:
         """Decode a view and put it on show; when several are asked for at a time, only the last one stays."""
         self._wanted = view
+        self._closing.wait(_SETTLE)
         with self._showing:
             if self._wanted != view or self._closing.is_set():
                 return
@@ -195,15 +201,16 @@ class ViewPage:
             self._chart.figure = self._figure()
             parent = self.source.tree.parent[view]
             picture = pair = None
-            problem = self.source.trouble
+            problem, started, spent = self.source.trouble, time.monotonic(), 0.0
             if problem is None:
                 try:
                     loaded = self.source.load(*([view] if parent < 0 else [view, parent]))
+                    spent = time.monotonic() - started
                     picture, pair = loaded[0], correspond(loaded[0], loaded[1]) if parent >= 0 else None
                 except LmvicError as error:
                     problem = str(error)
             self._facts.content = self._describe(view, parent, picture, pair, problem)
-            self._show_pictures(picture, pair, parent)
+            self._show_pictures(picture, pair, parent, spent)
             self._add_points(picture)
             self.updates += 1
 
@@ -213,12 +220,15 @@ class ViewPage:
         source = self.source
         height, width = source.cameras[view].size
         place = source.tree.order.index(view)
-        lines = [f"#### {source.names[view]}", f"coded as number {place} of {len(source.names)}, {width} x {height} pixels"]
+        lines = [
+            f"#### {literal(source.names[view])}",
+            f"coded as number {place} of {len(source.names)}, {width} x {height} pixels",
+        ]
         if parent < 0:
             lines.append("coded **alone**: it refers to no other view")
         else:
             lines.append(
-                f"refers to **{source.names[parent]}** (distance {source.distances[view]:.3f}), "
+                f"refers to **{literal(source.names[parent])}** (distance {source.distances[view]:.3f}), "
                 f"depth {source.tree.depth[view]} in the tree"
             )
         size = source.sizes[view]
@@ -226,40 +236,45 @@ class ViewPage:
             bits = 8 * size.total / (height * width)
             lines.append(f"spent: image **{8 * size.image:,}** bits, depth **{8 * size.depth:,}** bits: {bits:.3f} a pixel")
         if pair is not None:
-            psnr = "none" if math.isnan(pair.psnr) else f"{pair.psnr:.1f} dB"
-            lines.append(f"the reference shows **{100 * pair.overlap:.0f} %** of it and predicts that part with **{psnr}**")
+            lines.append(pair.describe())
         elif picture is not None and parent >= 0:
             lines.append("no depth, so nothing can be predicted from the reference")
         if problem is not None and problem != source.trouble:
-            lines.append(f"⚠️ {problem}")
+            lines.append(f"⚠️ {literal(problem)}")
         return "\n\n".join(lines)
 
-    def _show_pictures(self, picture: PictureWithDepth | None, pair: Correspondence | None, parent: int) -> None:
-        show = self._pictures
-        show["image"].show(None if picture is None else as_picture(picture.image), "**The view**, decoded just now"
-                           if any(size is not None for size in self.source.sizes) else "**The view**")  # fmt: skip
-        if picture is None or pair is None:
-            for name in ("prediction", "error", "disparity"):
-                show[name].show(None)
-        else:
+    def _show_pictures(
+        self, picture: PictureWithDepth | None, pair: Correspondence | None, parent: int, seconds: float
+    ) -> None:
+        coded = any(size is not None for size in self.source.sizes)
+        when = f"decoded just now in {seconds:.1f} s" if seconds > 0.05 else "decoded before"
+        shots: dict[str, tuple[colours.Picture, str]] = {}
+        if picture is not None:
+            shots["image"] = as_picture(picture.image), f"**The view**, {when}" if coded else "**The view**"
+        if picture is not None and pair is not None:
             mask = pair.mask.cpu().numpy()
-            warped, image = as_picture(pair.warped), as_picture(picture.image)
-            show["prediction"].show(
+            warped = as_picture(pair.warped)
+            shots["prediction"] = (
                 colours.mask_overlay(warped, mask),
-                f"**Prediction** from {self.source.names[parent]}; pink stripes: not seen there",
+                f"**Prediction** from {literal(self.source.names[parent])}; pink stripes: not seen there",
             )
-            error = np.abs(warped - image).mean(-1)
-            show["error"].show(
-                colours.error_colours(error, mask), "**Error of the prediction**: black is none, red is small, white is large"
+            shots["error"] = (
+                colours.error_colours(np.abs(warped - shots["image"][0]).mean(-1), mask),
+                "**Error of the prediction**: black is none, red is small, white is large",
             )
-            show["disparity"].show(
+            shots["disparity"] = (
                 colours.disparity_colours(pair.disparity.cpu().numpy(), mask=mask),
                 "**Disparity** to the reference: colour is the direction, see the wheel; white is none",
             )
-        depth = None if picture is None or picture.inverse_depth is None else picture.inverse_depth.numpy()
-        show["depth"].show(
-            None if depth is None else colours.inverse_depth_colours(depth), "**Depth**: red is near, blue is far, grey unknown"
-        )
+            if mask.shape[0] > mask.shape[1]:  # two portraits fit beside each other
+                for left, right in (("image", "prediction"), ("error", "disparity")):
+                    shots[left] = beside(*shots[left], *shots.pop(right))
+        if picture is not None and picture.inverse_depth is not None:
+            depth = colours.inverse_depth_colours(picture.inverse_depth.numpy())
+            shots["depth"] = depth, "**Depth**: red is near, blue is far, grey unknown"
+        for name, element in self._pictures.items():
+            picture_shown, label = shots.get(name, (None, None))
+            element.show(picture_shown, label)
 
     def _add_points(self, picture: PictureWithDepth | None) -> None:
         if picture is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -50,6 +51,7 @@ class Correspondence:
         mask: equation (4).
         overlap: share of the view that the reference shows.
         psnr: of `warped` against the view inside the mask, in dB; not a number without an overlap.
+        unmoved: the same of the reference as it is, where it has the view's size.
     """
 
     warped: Float[Tensor, "3 h w"]
@@ -57,6 +59,22 @@ class Correspondence:
     mask: Bool[Tensor, "h w"]
     overlap: float
     psnr: float
+    unmoved: float
+
+    @property
+    def verdict(self) -> Literal["good", "fair", "bad"]:
+        """In a word, for people; the limits are what pictures of real scenes look like, not theory."""
+        if self.overlap < 0.4 or not self.psnr >= 20:
+            return "bad"
+        return "good" if self.overlap >= 0.7 and self.psnr >= 25 else "fair"
+
+    def describe(self) -> str:
+        """Verdict and figures as a line of markdown."""
+        if math.isnan(self.psnr):
+            return "**bad match**: the reference shows nothing of it"
+        text = f"**{self.verdict} match**: the reference shows **{100 * self.overlap:.0f} %** of it and predicts that part "
+        text += f"with **{self.psnr:.1f} dB**"
+        return text if math.isnan(self.unmoved) else f"{text} ({self.unmoved:.1f} dB if nothing were moved)"
 
 
 @torch.no_grad()
@@ -69,7 +87,9 @@ def correspond(view: PictureWithDepth, reference: PictureWithDepth) -> Correspon
     mask = found.mask[0]
     psnr = masked_psnr(warped, view.image, mask)
     shown = through_the_same_lens(found.disparity[0], view.camera, reference.camera)
-    return Correspondence(warped, shown, mask, float(mask.float().mean()), psnr)
+    still = reference.image.to(view.image.device)
+    unmoved = masked_psnr(still, view.image, mask) if still.shape == view.image.shape else math.nan
+    return Correspondence(warped, shown, mask, float(mask.float().mean()), psnr, unmoved)
 
 
 def through_the_same_lens(disparity: Float[Tensor, "h w 2"], camera: Cameras, reference: Cameras) -> Float[Tensor, "h w 2"]:

@@ -24,6 +24,7 @@ from lmvic_ns.viewer.live import (
     rendered_view,
     viewer_outputs,
 )
+from lmvic_ns.viewer.markdown import literal
 from lmvic_ns.viewer.pair import Correspondence, PictureWithDepth, as_picture, correspond
 
 NEAREST = "nearest"
@@ -79,7 +80,7 @@ class CorrespondencePanel(ViewerElement, ViewerControl):
         try:
             captures = list_captures(viewer.pipeline)
         except LmvicError as error:
-            self._facts.content = f"⚠️ {error}"
+            self._facts.content = f"⚠️ {literal(str(error))}"
             return
         self._names = view_names([capture.path for capture in captures], data_folder(viewer.pipeline))
         self._captures, self._pipeline = captures, viewer.pipeline
@@ -175,11 +176,8 @@ class CorrespondencePanel(ViewerElement, ViewerControl):
             self._captures = list_captures(self._pipeline)
 
     def _show(self, target: PictureWithDepth, pair: Correspondence, name: str, reference: str, distance: float) -> None:
-        psnr = "none" if math.isnan(pair.psnr) else f"{pair.psnr:.1f} dB"
-        self._facts.content = (
-            f"**{name}** from **{reference}**\n\noverlap **{100 * pair.overlap:.0f} %**, distance (8) **{distance:.3f}**, "
-            f"PSNR where they overlap **{psnr}**"
-        )
+        name, reference = literal(name), literal(reference)
+        self._facts.content = f"**{name}** from **{reference}** (distance (8) **{distance:.3f}**)\n\n{pair.describe()}"
         mask = pair.mask.cpu().numpy()
         show: dict[str, tuple[colours.Picture, str]] = {
             "target": (as_picture(target.image), f"**Target**: the photograph {name}"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,7 +17,10 @@ from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.geometry.ordering import ReferenceTree, pose_distance, scene_translation_scale
 from lmvic_ns.viewer.pair import PictureWithDepth
 
-_KEPT = 6  # decoded views that are kept: the one shown, its reference, and a few looked at before
+if TYPE_CHECKING:
+    from lmvic_ns.codec.multiview import DecodedView
+
+_KEPT = 512_000_000  # bytes of decoded views that are kept: a view deep in the tree takes a while to decode again
 
 
 class PageSource(ABC):
@@ -41,7 +46,9 @@ class PageSource(ABC):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: dict[int, PictureWithDepth] = {}
+        self._idle = threading.Event()  # nobody waits for `load`: the stream may go on
+        self._idle.set()
+        self._kept: dict[int, PictureWithDepth] = {}  # images of 8 bits; the one looked at last stands last
 
     @abstractmethod
     def _load(self, views: list[int]) -> Iterator[tuple[int, PictureWithDepth]]: ...
@@ -52,19 +59,28 @@ class PageSource(ABC):
         Raises:
             LmvicError: a view cannot be decoded.
         """
-        with self._lock:
-            missing = [view for view in dict.fromkeys(views) if view not in self._kept]
-            found = dict(self._load(missing)) if missing else {}
-            self._kept.update(found)
-            result = [self._kept[view] for view in views]
-            for view in list(self._kept)[: max(0, len(self._kept) - _KEPT)]:
-                if view not in views:
-                    del self._kept[view]
-            return result
+        self._idle.clear()
+        try:
+            with self._lock:
+                missing = [view for view in dict.fromkeys(views) if view not in self._kept]
+                found = dict(self._load(missing)) if missing else {}
+                found |= {view: _shown(self._kept[view]) for view in views if view in self._kept}
+                for view in found:
+                    self._keep(view, found[view])
+                return [found[view] for view in views]
+        finally:
+            self._idle.set()
+
+    def _keep(self, view: int, picture: PictureWithDepth) -> None:
+        self._kept.pop(view, None)
+        self._kept[view] = replace(picture, image=(picture.image.clamp(0, 1) * 255).round().to(torch.uint8))
+        while len(self._kept) > 2 and sum(map(_bytes, self._kept.values())) > _KEPT:
+            del self._kept[next(iter(self._kept))]
 
     def stream(self) -> Iterator[tuple[int, PictureWithDepth]]:
-        """Every view once, in coding order, nothing kept; for thumbnails. Damaged views are left out."""
+        """Every view once, in coding order; for thumbnails. Damaged views are left out."""
         for view in self.tree.order:
+            self._idle.wait()
             try:
                 with self._lock:
                     found = dict(self._load([view]))
@@ -80,6 +96,19 @@ class PageSource(ABC):
         self.distances = [
             float(matrix[view, parent]) if parent >= 0 else float("nan") for view, parent in enumerate(self.tree.parent)
         ]
+
+
+def _shown(kept: PictureWithDepth) -> PictureWithDepth:
+    return replace(kept, image=kept.image.float() / 255)
+
+
+def _bytes(kept: PictureWithDepth) -> int:
+    return kept.image.nbytes + (0 if kept.inverse_depth is None else kept.inverse_depth.nbytes)
+
+
+def _picture(view: DecodedView) -> PictureWithDepth:
+    depth = None if view.inverse_depth is None else view.inverse_depth.cpu()
+    return PictureWithDepth(view.image.float().cpu(), depth, view.camera.to("cpu"))
 
 
 class FileSource(PageSource):
@@ -120,8 +149,7 @@ class FileSource(PageSource):
         if self._codec is None:
             raise WeightsError(self.trouble or "no weights")
         for view in self._codec.decode(self._reader, views):
-            depth = None if view.inverse_depth is None else view.inverse_depth.cpu()
-            yield view.index, PictureWithDepth(view.image.float().cpu(), depth, view.camera.to("cpu"))
+            yield view.index, _picture(view)
 
     def stream(self) -> Iterator[tuple[int, PictureWithDepth]]:
         """Every view once, each decoded once: the branches share their ancestors."""
@@ -129,11 +157,14 @@ class FileSource(PageSource):
             return
         views = self._codec.decode(self._reader, None, problems={})
         while True:
+            self._idle.wait()
             with self._lock:  # one view at a time, so that a click waits for one view at most
                 view = next(views, None)
+                if view is not None and view.index not in self._kept:
+                    self._keep(view.index, _picture(view))
             if view is None:
                 return
-            yield view.index, PictureWithDepth(view.image.float().cpu(), None, view.camera.to("cpu"))
+            yield view.index, _picture(view)
 
     def close(self) -> None:
         """Close the file."""
