@@ -15,6 +15,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from lmvic_ns.export import hook
+from lmvic_ns.splat import one_line
 from lmvic_ns.splat.checkpoints import allow_numpy_scalars
 from lmvic_ns.splat.datamanager import LmvicDataManagerConfig
 from lmvic_ns.splat.model import LmvicSplatModelConfig
@@ -23,6 +24,7 @@ from lmvic_ns.splat.model import LmvicSplatModelConfig
 allow_numpy_scalars()
 # does something in ns-export alone
 hook.install()
+one_line.install()
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ CPU_MODEL = LmvicSplatModelConfig(
     cull_alpha_thresh=0.02,
     stop_screen_size_at=1200,
     max_gaussians=40_000,
+    max_gaussians_per_view=2_000,
 )
 
 
@@ -124,7 +127,7 @@ def cpu_config(name: str) -> TrainerConfig:
     """Minutes on two cores; `-big` has more Gaussians and takes about twice as long."""
     model = copy.deepcopy(CPU_MODEL)
     if name.endswith("-big"):
-        model = replace(model, max_gaussians=100_000, densify_grad_thresh=0.0006)
+        model = replace(model, max_gaussians=100_000, max_gaussians_per_view=5_000, densify_grad_thresh=0.0006)
     return trainer_config(name, model, CPU_SCHEDULE, "cpu")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -210,3 +212,36 @@ def test_demo_replaces_only_its_own_folder(tmp_path: Path):
     with pytest.raises(SceneError, match="--output"):
         prepare_folder(tmp_path / "own")
     assert (tmp_path / "own" / "thesis.txt").exists()
+
+
+@pytest.mark.slow
+def test_nerfstudio_says_our_errors_in_one_line(scene: Path, tmp_path: Path):
+    """`ns-train` on a scene whose picture is gone; `ns-eval` of a scene of which no picture is kept for evaluation."""
+    meta = json.loads((scene / "transforms.json").read_text())
+    meta["frames"] = meta["frames"][:4]
+    for frame in meta["frames"]:
+        frame["file_path"] = str(scene / frame["file_path"])
+        del frame["depth_file_path"]
+    meta["ply_file_path"] = str(scene / "sparse_pc.ply")
+    (tmp_path / "transforms.json").write_text(json.dumps(meta))
+    config = small_config(tmp_path, tmp_path / "outputs", steps=1)
+    config.save_config()
+    trainer = config.setup()
+    trainer.setup()
+    trainer.train()
+    no_eval = run_command(
+        "ns-eval", "--load-config", config.get_base_dir() / "config.yml", "--output-path", tmp_path / "m.json"
+    )
+    assert no_eval.returncode == 2 and "eval-interval" in no_eval.stderr.splitlines()[-1], no_eval.stderr
+    assert "Traceback" not in no_eval.stderr
+    meta["frames"][1]["file_path"] = str(tmp_path / "gone.png")
+    (tmp_path / "transforms.json").write_text(json.dumps(meta))
+    missing = run_command("ns-train", "lmvic-splat", "--data", tmp_path, "--vis", "tensorboard", "--output-dir", tmp_path / "o")
+    assert missing.returncode == 2 and "gone.png" in missing.stderr.splitlines()[-1], missing.stderr
+    assert "Traceback" not in missing.stderr
+
+
+def run_command(name: str, *args: Any) -> subprocess.CompletedProcess[str]:
+    """A console script beside the running Python."""
+    command = [Path(sys.executable).with_name(name), *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=args[-1].parent)

@@ -199,6 +199,14 @@ def test_cap_on_the_number_of_gaussians():
     assert strategy._grow_gs(model.gauss_params, optimizers, state, step=1) == (0, 0)  # type: ignore[arg-type]
 
 
+def test_few_views_bear_few_gaussians():
+    limits = [LmvicSplatModelConfig(max_gaussians=100, max_gaussians_per_view=20).limit_for(views) for views in (3, 50)]
+    assert limits == [60, 100]
+    assert LmvicSplatModelConfig().limit_for(3) is None
+    strategy = make_model(views=3, max_gaussians_per_view=20).strategy
+    assert isinstance(strategy, CappedStrategy) and strategy.max_gaussians == 60
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "I;16", "CMYK", "RGB"])
 def test_pictures_of_every_kind(tmp_path: Path, mode: str):
     grey = np.tile(np.linspace(0, 255, 16), (8, 1)).astype(np.uint8)

@@ -53,7 +53,8 @@ def train(scene: Path, output: Path, steps: int) -> TrainedSplat:
 
 def _eval_views(pipeline: Any) -> list[tuple[Any, dict]]:
     pipeline.eval()
-    return pipeline.datamanager.fixed_indices_eval_dataloader
+    manager = pipeline.datamanager
+    return manager.fixed_indices_eval_dataloader if manager.eval_dataset else []
 
 
 def write_pictures(pipeline: Any, folder: Path) -> list[Path]:

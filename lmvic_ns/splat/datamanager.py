@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import torch
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
 from nerfstudio.data.datasets.base_dataset import InputDataset
@@ -80,3 +81,17 @@ class LmvicDataManager(FullImageDatamanager[CaptureDataset]):
                 f"--pipeline.datamanager.camera-res-scale-factor {LARGE_ON_CPU / 2 / side:.2f}",
                 style="bold yellow",
             )
+
+    @property
+    def fixed_indices_eval_dataloader(self) -> list[tuple[Cameras, dict]]:
+        """The evaluation views, as `ns-eval` asks for them.
+
+        Raises:
+            SceneError: there is none.
+        """
+        if not self.eval_dataset:
+            raise SceneError(
+                f"no photograph is kept for evaluation: nerfstudio trains on all {len(self.train_dataset)}; end the "
+                "ns-train command with `nerfstudio-data --eval-mode interval --eval-interval 4`"
+            )
+        return super().fixed_indices_eval_dataloader  # type: ignore[misc]

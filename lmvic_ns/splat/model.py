@@ -28,11 +28,20 @@ SH_DC = 0.28209479177387814
 
 @dataclass
 class LmvicSplatModelConfig(SplatfactoModelConfig):
-    """splatfacto's options and one more."""
+    """splatfacto's options and two more."""
 
     _target: type = field(default_factory=lambda: LmvicSplatModel)
     max_gaussians: int | None = None
     """densification stops at this many gaussians; None for no limit"""
+    max_gaussians_per_view: int | None = None
+    """densification stops at this many gaussians for each training view: few views bear few before they overfit"""
+
+    def limit_for(self, views: int) -> int | None:
+        """The number of Gaussians at which densification stops with so many training views; None for no limit."""
+        limits = [] if self.max_gaussians is None else [self.max_gaussians]
+        if self.max_gaussians_per_view is not None:
+            limits.append(self.max_gaussians_per_view * views)
+        return min(limits, default=None)
 
 
 def world_to_camera(camera_to_world: Float[Tensor, "c 3 4"]) -> Float[Tensor, "c 4 4"]:
@@ -59,8 +68,9 @@ class LmvicSplatModel(SplatfactoModel):
         self.seed_points = seeds
         if seeds is not None and len(seeds[1]) and not self.config.random_init:
             self._set_colours(seeds[1].float() / 255.0)
-        if self.config.max_gaussians is not None and isinstance(self.strategy, DefaultStrategy):
-            self.strategy = CappedStrategy.limiting(self.strategy, self.config.max_gaussians)
+        limit = self.config.limit_for(self.num_train_data)
+        if limit is not None and isinstance(self.strategy, DefaultStrategy):
+            self.strategy = CappedStrategy.limiting(self.strategy, limit)
         from lmvic_ns.viewer.panel import CorrespondencePanel  # a public attribute, so that nerfstudio's viewer finds it
 
         self.correspondence = CorrespondencePanel()
