@@ -46,7 +46,7 @@ class Layout:
         gap = float(gaps.median()) if len(cameras) > 1 else _RADIUS
         up = _direction(-poses[:, :3, 1].mean(0), torch.tensor([0.0, 0.0, 1.0]))
         forward = _direction(poses[:, :3, 2].mean(0), poses[0, :3, 2])
-        return cls(centre, scale, up, forward, min(0.5, max(0.06, 0.7 * gap)))
+        return cls(centre, scale, up, forward, min(0.35, max(0.06, 0.6 * gap)))
 
     def place(self, points: Float[Tensor, "n 3"]) -> np.ndarray:
         """Points of the scene in viser's world."""
