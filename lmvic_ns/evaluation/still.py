@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from lmvic_ns.evaluation.image_set import ImageSet, read_picture
 from lmvic_ns.evaluation.peers import Encoded, MissingCodecError, Picture
 
 
-class StillCodec:
+class StillCodec(ABC):
     """Base: a file a picture; subclasses write and read one."""
 
     name = ""
@@ -21,13 +22,13 @@ class StillCodec:
     settings: Sequence[float] = ()
     uses_views_together = False
 
+    @abstractmethod
     def version(self) -> str:
         """Version of the library, with the options that change results."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, picture: Picture, setting: float, path: Path) -> None:
         """Encode one picture into a file."""
-        raise NotImplementedError
 
     def read(self, path: Path) -> Picture:
         """Decode one file."""
@@ -50,9 +51,9 @@ class _PillowCodec(StillCodec):
     pillow_format = ""
     described = ""
 
+    @abstractmethod
     def options(self, setting: float) -> dict[str, Any]:
         """Arguments of `PIL.Image.save`."""
-        raise NotImplementedError
 
     def version(self) -> str:
         import PIL

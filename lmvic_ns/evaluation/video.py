@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,15 +43,15 @@ class _Stream:
     suffix: str
 
 
-class _PyAvCodec:
+class _PyAvCodec(ABC):
     name = ""
     setting_name = "qp"
     settings: Sequence[float] = ()
     uses_views_together = True
 
+    @abstractmethod
     def stream(self, setting: float) -> _Stream:
         """Encoder and options at a setting."""
-        raise NotImplementedError
 
     def version(self) -> str:
         """PyAV's and FFmpeg's versions with the options (FFmpeg's bindings do not tell the encoder's own version)."""
