@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -241,7 +242,27 @@ def test_nerfstudio_says_our_errors_in_one_line(scene: Path, tmp_path: Path):
     assert "Traceback" not in missing.stderr
 
 
-def run_command(name: str, *args: Any) -> subprocess.CompletedProcess[str]:
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what a machine without a GPU does")
+def test_large_pictures_and_a_compiler_without_a_gpu(tmp_path: Path):
+    """`ns-train` advises smaller pictures and trains; an nvcc that is on the path is never asked to build anything."""
+    scene = write_demo_scene(tmp_path / "wide", DemoSceneConfig(views=3, width=1700, height=24, seed_points=100))
+    toolkit = tmp_path / "toolkit" / "bin"
+    toolkit.mkdir(parents=True)
+    compiler, called = toolkit / "nvcc", tmp_path / "nvcc-was-called"
+    compiler.write_text(f"#!/bin/sh\ntouch '{called}'\nexit 1\n")
+    compiler.chmod(0o755)
+    environment = {"PATH": f"{toolkit}{os.pathsep}{os.environ['PATH']}", "CUDA_HOME": str(toolkit.parent)}
+    options = ("--max-num-iterations", "2", "--vis", "tensorboard", "--data", scene, "--output-dir", tmp_path / "outputs")
+    done = run_command("ns-train", "lmvic-splat", *options, environment=environment)
+    assert done.returncode == 0, done.stderr
+    assert "1700 pixels long" in done.stdout and "camera-res-scale-factor 0.47" in " ".join(done.stdout.split())
+    assert list((tmp_path / "outputs").rglob("step-000000001.ckpt"))
+    assert not called.exists()
+
+
+def run_command(name: str, *args: Any, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """A console script beside the running Python."""
     command = [Path(sys.executable).with_name(name), *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=args[-1].parent)
+    folder, variables = args[-1].parent, {**os.environ, **(environment or {})}
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=folder, env=variables)
