@@ -48,6 +48,11 @@ def print_table(data: dict[str, Any]) -> None:
     rows = [
         ("captured files (lossless PNG)", data["captured_files"]["bytes"], "exact"),
         ("JPEG of quality 90", data["same_pictures"]["jpeg_90_bytes"], f"{data['same_pictures']['jpeg_90_psnr']:.2f}"),
+        (
+            "JPEG as good as scene.lmvic",
+            data["same_pictures"]["equal_jpeg_bytes"],
+            f"{data['same_pictures']['equal_jpeg_psnr']:.2f}",
+        ),
         ("scene.lmvic, with cameras and depth", split["total"] - split["points"], f"{data['psnr']:.2f}"),
     ]
     for name, size, quality in rows:

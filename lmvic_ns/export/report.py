@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from lmvic_ns.bitstream.reader import Reader
@@ -64,6 +65,8 @@ class Collector:
     png_bytes: int = 0
     jpeg_bytes: int = 0
     jpeg_psnr: list[float] = field(default_factory=list)
+    equal_jpeg_bytes: int = 0
+    equal_jpeg_psnr: list[float] = field(default_factory=list)
     _kept: dict[int, DecodedView] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -79,10 +82,12 @@ class Collector:
         self.psnr[view.index] = psnr_8bit(view.image, original)
         self.ms_ssim[view.index] = ms_ssim(pixels, eight_bit(view.image))
         self.png_bytes += len(_stored(pixels, "PNG"))
-        jpeg = _stored(pixels, "JPEG", quality=JPEG_QUALITY)
-        self.jpeg_bytes += len(jpeg)
-        with Image.open(io.BytesIO(jpeg)) as picture:
-            self.jpeg_psnr.append(psnr(pixels, np.asarray(picture)))
+        size, quality = _jpeg(pixels, JPEG_QUALITY)
+        self.jpeg_bytes += size
+        self.jpeg_psnr.append(quality)
+        size, quality = jpeg_as_good(pixels, self.psnr[view.index])
+        self.equal_jpeg_bytes += size
+        self.equal_jpeg_psnr.append(quality)
         if view.index in self.shown:
             found = view_pictures(view, self._kept[self.parent[view.index]], original)
             if found is not None:
@@ -137,6 +142,8 @@ def report_data(encoded: EncodedFile, collected: Collector, files: Sequence[Path
             "png_bytes": collected.png_bytes,
             f"jpeg_{JPEG_QUALITY}_bytes": collected.jpeg_bytes,
             f"jpeg_{JPEG_QUALITY}_psnr": min(float(np.mean(collected.jpeg_psnr)), 99.0),
+            "equal_jpeg_bytes": collected.equal_jpeg_bytes,
+            "equal_jpeg_psnr": min(float(np.mean(collected.equal_jpeg_psnr)), 99.0),
         },
         "search": encoded.tries,
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
@@ -162,11 +169,12 @@ def report_html(encoded: EncodedFile, collected: Collector, data: dict[str, Any]
     """The page: everything is inside it, nothing is loaded from anywhere."""
     title = html.escape(data["file"])
     similarity = "" if data["ms_ssim"] is None else f", MS-SSIM {data['ms_ssim']:.4f}"
+    without_points = " (sparse points not counted)" if data["bytes"]["points"] else ""
     parts = [
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>',
         f"<h1>{title}</h1>",
         f"<p>{len(data['views'])} views at quality {data['quality']} with the weights {html.escape(data['weights']['name'])}: "
-        f"<b>{data['bits_per_pixel']:.4f} bits a pixel</b>, PSNR {data['psnr']:.2f} dB{similarity}. "
+        f"<b>{data['bits_per_pixel']:.4f} bits a pixel</b>{without_points}, PSNR {data['psnr']:.2f} dB{similarity}. "
         "All of it is measured on the finished file, decoded afresh.</p>",
         "<h2>Where the bytes go</h2>",
         _rates(data),
@@ -202,14 +210,15 @@ def _rates(data: dict[str, Any]) -> str:
 
 
 def _savings(data: dict[str, Any]) -> str:
-    total, jpeg_psnr = data["bytes"]["total"], data["same_pictures"][f"jpeg_{JPEG_QUALITY}_psnr"]
+    total, stored = data["bytes"]["total"], data["same_pictures"]
     rows = [
         (f"the {data['captured_files']['count']} captured files, as they lie on the disk", data["captured_files"]["bytes"]),
-        ("the same pictures as PNG (lossless)", data["same_pictures"]["png_bytes"]),
+        ("the same pictures as PNG (lossless)", stored["png_bytes"]),
         (
-            f"the same pictures as JPEG of quality {JPEG_QUALITY} ({jpeg_psnr:.2f} dB)",
-            data["same_pictures"][f"jpeg_{JPEG_QUALITY}_bytes"],
+            f"the same pictures as JPEG of quality {JPEG_QUALITY} ({stored[f'jpeg_{JPEG_QUALITY}_psnr']:.2f} dB)",
+            stored[f"jpeg_{JPEG_QUALITY}_bytes"],
         ),
+        (f"the same pictures as JPEG as good as here ({stored['equal_jpeg_psnr']:.2f} dB)", stored["equal_jpeg_bytes"]),
     ]
     cells = [
         [name, size_text(size), f"{size / total:.2f} times this file", f"{1 - total / size:.1%}"] for name, size in rows if size
@@ -261,6 +270,21 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
     body = "\n".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{head}</tr>\n{body}</table>"
+
+
+def jpeg_as_good(pixels: UInt8[np.ndarray, "h w 3"], target: float) -> tuple[int, float]:
+    """Bytes and PSNR (dB) of the smallest JPEG with at least the PSNR `target`; of quality 95 where none reaches it."""
+    low, high = 1, 95
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _jpeg(pixels, middle)[1] >= target else (middle + 1, high)
+    return _jpeg(pixels, low)
+
+
+def _jpeg(pixels: np.ndarray, quality: int) -> tuple[int, float]:
+    data = _stored(pixels, "JPEG", quality=quality)
+    with Image.open(io.BytesIO(data)) as picture:
+        return len(data), psnr(pixels, np.asarray(picture))
 
 
 def _stored(pixels: np.ndarray, kind: str, **options: Any) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,9 @@ import numba
 import numpy as np
 import torch
 from torch import Tensor
+
+# numba then takes another threading layer, which is all that matters to whoever reads the terminal
+warnings.filterwarnings("ignore", message="The TBB threading layer requires TBB version")
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
