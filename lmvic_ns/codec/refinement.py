@@ -15,10 +15,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lmvic_ns.codec.depth import DepthCodec
+from lmvic_ns.codec.depth import DEPTH_FACTOR, DepthCodec
 from lmvic_ns.codec.quality import depth_lambda_of_level, lambda_of_level
 from lmvic_ns.geometry.cameras import Cameras, relative_projection
-
 
 _SCALES = (1, 2, 4, 8)
 
@@ -34,37 +33,62 @@ class RefinementConfig:
             as the image's rate does.
         fidelity: weight of the depth's own squared error, as a share of its lambda: keeps depth near what the scene says
             where no texture tells.
+        pixels: the warp is judged at about so many pixels of a regular grid, however large the view, which bounds the time.
     """
 
-    steps: int = 40
-    step_size: float = 0.003
-    rate_per_decibel: float = 0.0006
+    steps: int = 24
+    step_size: float = 0.0015
+    rate_per_decibel: float = 0.0003
     fidelity: float = 0.1
+    pixels: int = 160_000
 
 
-class DifferentiableWarp:
-    """Bilinear warp of one reference image as a function of the view's inverse depth (3), in float32."""
+class WarpError:
+    """Squared error between a view and its reference warped to it, as a function of the view's inverse depth (3).
 
-    def __init__(self, reference: Float[Tensor, "1 3 hr wr"], reference_camera: Cameras, camera: Cameras):
+    Args:
+        image: the view.
+        camera: its camera.
+        visible: pixels that count.
+        reference: the reference's image.
+        reference_camera: its camera.
+        pixels: about how many pixels, on a regular grid, are looked at.
+    """
+
+    def __init__(
+        self,
+        image: Float[Tensor, "1 3 h w"],
+        camera: Cameras,
+        visible: Bool[Tensor, "1 h w"],
+        reference: Float[Tensor, "1 3 hr wr"],
+        reference_camera: Cameras,
+        pixels: int,
+    ):
+        height, width = image.shape[-2:]
+        stride = max(1, int((height * width / pixels) ** 0.5))
+        rows, columns = (torch.arange(stride // 2, n, stride, device=image.device) for n in (height, width))
+        self.image = image.float()[:, :, rows][..., columns]
+        weight = visible[:, rows][..., columns].float()[:, None]
+        self.weight = weight / (3 * weight.sum().clamp(min=1))
+        self.reference = reference.float()
+        u, v = columns.double() + 0.5, rows.double() + 0.5
         homography, offset = relative_projection(camera, reference_camera)
-        height, width = camera.size
-        self.reference, self.size = reference, (height, width)
-        device = reference.device
-        u = torch.arange(width, dtype=torch.float64, device=device) + 0.5
-        v = torch.arange(height, dtype=torch.float64, device=device) + 0.5
-        m, self.offset = homography[0].to(device), offset[0].to(device).float()
+        m, self.offset = homography[0].to(image.device), offset[0].to(image.device).float()
         self.rotated = (
             m[:, 0, None, None] * u[None, None] + m[:, 1, None, None] * v[None, :, None] + m[:, 2, None, None]
         ).float()
+        x, y = (u * (2 / width) - 1).float(), (v * (2 / height) - 1).float()
+        self.grid = torch.stack([x[None].expand(len(v), -1), y[:, None].expand(-1, len(u))], -1)[None]
 
-    def __call__(self, inverse_depth: Float[Tensor, "1 h4 w4"]) -> Float[Tensor, "1 3 h w"]:
-        """The reference seen from the view; the map is enlarged to its size."""
-        rho = F.interpolate(inverse_depth[:, None], self.size, mode="bilinear", align_corners=False)[0, 0]
+    def __call__(self, inverse_depth: Float[Tensor, "1 h4 w4"]) -> Float[Tensor, ""]:
+        """Mean over the visible pixels; the map is read by bilinear interpolation."""
+        rho = F.grid_sample(inverse_depth[:, None], self.grid, padding_mode="border", align_corners=False)[0, 0]
         x, y, z = (self.rotated[k] + rho * self.offset[k] for k in range(3))
         scale = 1 / z.clamp(min=1e-6)
         height, width = self.reference.shape[-2:]
         grid = torch.stack([x * scale * (2 / width) - 1, y * scale * (2 / height) - 1], -1)[None]
-        return F.grid_sample(self.reference, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        warped = F.grid_sample(self.reference, grid, padding_mode="border", align_corners=False)
+        return ((warped - self.image).square() * self.weight).sum()
 
 
 def refine_inverse_depth(
@@ -74,9 +98,8 @@ def refine_inverse_depth(
     depth_level: int,
     prediction: Float[Tensor, "1 h4 w4"] | None,
     prediction_mask: Float[Tensor, "1 h4 w4"] | None,
-    image: Float[Tensor, "1 3 h w"],
-    visible: Bool[Tensor, "1 h w"],
-    warp: DifferentiableWarp,
+    size: tuple[int, int],
+    warp_error: WarpError,
     config: RefinementConfig,
 ) -> Float[Tensor, "1 h4 w4"]:
     """What to give the depth codec in place of `inverse_depth`.
@@ -88,20 +111,16 @@ def refine_inverse_depth(
         depth_level: quality level of the depth.
         prediction: from the reference (10), padded; None without one.
         prediction_mask: where there is one.
-        image: the view.
-        visible: pixels that the reference shows (4); their warp error counts.
-        warp: the reference's image, to be seen from the view.
+        size: height and width of the view.
+        warp_error: what the depth is for.
         config: how far to go.
 
     Returns:
         The map with the lowest cost that was met, float64, the same for the same input.
     """
     target = inverse_depth.float()
-    pixels = image.shape[-1] * image.shape[-2]
-    weight = visible[:, None].float()
-    weight = weight / (3 * weight.sum().clamp(min=1))
-    image = image.float()
-    height4, width4 = -(-image.shape[-2] // 4), -(-image.shape[-1] // 4)
+    pixels = size[0] * size[1]
+    height4, width4 = -(-size[0] // DEPTH_FACTOR), -(-size[1] // DEPTH_FACTOR)
     quality = torch.full((1,), float(depth_level), device=target.device)
     lambdas = lambda_of_level(torch.tensor(float(level))), depth_lambda_of_level(torch.tensor(float(depth_level)))
     per_decibel = config.rate_per_decibel * float(lambdas[0]) ** 0.5
@@ -124,9 +143,9 @@ def refine_inverse_depth(
                 moved = moved + F.interpolate(c, target.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
             coded = codec(moved, quality, prediction, prediction_mask)
             decoded = coded.inverse_depth[:, :height4, :width4]
-            error = ((warp(decoded) - image).square() * weight).sum()
             off = (decoded - target[:, :height4, :width4]).square().mean()
-            cost = coded.bits.sum() / pixels + per_decibel * 10 * torch.log10(error + 1e-6) + fidelity * off
+            decibels = 10 * torch.log10(warp_error(decoded) + 1e-6)
+            cost = coded.bits.sum() / pixels + per_decibel * decibels + fidelity * off
             if float(cost.detach()) < lowest:
                 best, lowest = moved.detach(), float(cost.detach())
             if step == config.steps:

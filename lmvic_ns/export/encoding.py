@@ -23,7 +23,7 @@ from lmvic_ns.codec.multiview import (
 from lmvic_ns.codec.planning import translation_scale
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.export.options import CodingOptions
-from lmvic_ns.export.points import TAG, pack_points, scene_points
+from lmvic_ns.export.points import TAG, pack_points, scene_points, tidied
 from lmvic_ns.export.terminal import progress, say, size_text, writing
 from lmvic_ns.geometry.ordering import ReferenceTree, greedy_chain, independent_views, pose_distance
 from lmvic_ns.scene import MultiViewScene
@@ -153,7 +153,7 @@ def encode_scene(scene: MultiViewScene, path: Path, options: CodingOptions, code
 
         quality, tries = search_quality(codec, scene, tree, options, path.parent)
     points = scene_points(scene) if options.points else None
-    sections = {TAG: pack_points(points)} if points is not None else {}
+    sections = {TAG: pack_points(tidied(points))} if points is not None else {}
     partial = path.with_name(path.name + ".partial")
     if not options.resume:
         with writing(path):
@@ -164,7 +164,7 @@ def encode_scene(scene: MultiViewScene, path: Path, options: CodingOptions, code
             path,
             tree=tree,
             # resume here means: keep what is written when interrupted
-            options=EncodeOptions(quality=quality, resume=True),
+            options=EncodeOptions(quality=quality, refinement=options.refinement, resume=True),
             sections=sections,
             on_view=lambda view: step(f"{view.name}: {size_text(view.depth_bytes + view.image_bytes)}, {view.psnr:.2f} dB"),
         )

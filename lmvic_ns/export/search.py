@@ -96,7 +96,8 @@ def search_quality(
         place = Path(tempfile.mkdtemp(prefix=".search-", dir=folder))
 
     def meets(level: int) -> bool:
-        coded = codec.encode(sample.scene, place / "try.lmvic", tree=sample.tree, options=EncodeOptions(quality=level))
+        how = EncodeOptions(quality=level, refinement=options.refinement)
+        coded = codec.encode(sample.scene, place / "try.lmvic", tree=sample.tree, options=how)
         rate, psnr = whole_rate(sample, coded), float(np.mean([view.psnr for view in coded]))
         if options.target_psnr is not None:
             tried[level] = psnr >= options.target_psnr

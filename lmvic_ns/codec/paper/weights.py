@@ -17,6 +17,7 @@ from lmvic_ns.codec.paper.config import PaperConfig
 from lmvic_ns.codec.paper.model import PaperCodec
 from lmvic_ns.codec.paper.symbols import tables_of
 from lmvic_ns.codec.paper.views import ReferenceState
+from lmvic_ns.codec.refinement import RefinementConfig
 from lmvic_ns.codec.weights import Weights
 from lmvic_ns.errors import WeightsError
 from lmvic_ns.geometry.cameras import Cameras
@@ -44,8 +45,12 @@ class PaperViewCodec(nn.Module):
         reference: ReferenceState | None,
         level: int,
         depth_level: int | None = None,
+        refinement: RefinementConfig | None = None,
     ) -> tuple[bytes, bytes, ReferenceState]:
-        """Depth part, image part, and the decoder's state; levels are ignored, since these weights have one rate."""
+        """Depth part, image part, and the decoder's state.
+
+        Levels are ignored, since these weights have one rate; so is `refinement`: the paper codes depth as it is.
+        """
         image = image.to(self.codec.device).float()
         depth = None if inverse_depth is None else inverse_depth.to(image)
         return self.codec.compress_view(image, depth, cameras, reference, depth_scale=DEPTH_SCALE)
