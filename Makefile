@@ -15,8 +15,9 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	touch $@
 
+# threads that sleep while they wait: on a machine with other work, spinning ones make training ten times slower
 demo: setup
-	$(BIN)/lmvic demo
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/lmvic demo
 
 test: setup
 	$(TEST_THREADS) $(BIN)/python -m pytest -q -n 2 --dist loadfile

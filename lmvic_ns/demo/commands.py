@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,6 +47,9 @@ def demo(config: DemoConfig) -> None:
     def say(text: str) -> None:
         print(f"[{time.perf_counter() - started:5.0f} s] {text}", flush=True)
 
+    # of the libraries in between: nothing that somebody who tries the demo can act on
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="Converting a tensor with requires_grad=True to a scalar")
     codec = load_codec(config.weights, pick_device("auto"))  # before anything slow: they may be missing
     prepare_folder(config.output)
     scene = write_demo_scene(config.output / "scene", config.scene)
@@ -53,7 +57,7 @@ def demo(config: DemoConfig) -> None:
     from lmvic_ns.demo.training import depth_error, train, write_pictures
 
     say(f"training lmvic-splat for {config.steps} steps")
-    trained = train(scene, config.output / "outputs", config.steps)
+    trained = train(scene, config.output / "outputs", config.steps, say)
     error = depth_error(trained.pipeline, scene)
     quality = "" if math.isnan(trained.psnr) else f"eval PSNR {trained.psnr:.1f} dB, "
     say(f"trained: {quality}median depth off by {100 * error:.1f} %")

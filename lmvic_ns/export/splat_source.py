@@ -51,7 +51,9 @@ def splat_scene(load_config: Path, split: Split = "all", downscale: int = 1) -> 
     from lmvic_ns.splat.captures import captured_scene
 
     try:
-        config, pipeline, _, _ = eval_setup(load_config, test_mode="test", update_config_callback=_checked_config(downscale))
+        config, pipeline, _, _ = eval_setup(
+            load_config, test_mode="test", update_config_callback=_checked_config(load_config, downscale)
+        )
         scene = captured_scene(pipeline)
     except LmvicError:
         raise
@@ -105,7 +107,7 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def _checked_config(downscale: int) -> Callable[[Any], Any]:
+def _checked_config(load_config: Path, downscale: int) -> Callable[[Any], Any]:
     """Checks a loaded config before anything is built from it, and asks for the captured files' full size."""
 
     from lmvic_ns.splat.model import LmvicSplatModelConfig
@@ -116,7 +118,14 @@ def _checked_config(downscale: int) -> Callable[[Any], Any]:
                 f"this is a config of {config.method_name}, which renders no median depth: train the scene with "
                 "`ns-train lmvic-splat`"
             )
-        checkpoints = config.get_checkpoint_dir()
+        checkpoints, base = config.get_checkpoint_dir(), load_config.resolve().parent
+        # nerfstudio notes "outputs" relative to the folder that ns-train ran in; here any folder will do
+        if not checkpoints.is_dir() and (base / config.relative_model_dir).is_dir() and len(base.parents) > 2:
+            config.output_dir, config.experiment_name, config.method_name, config.timestamp = (
+                base.parents[2],
+                *base.parts[-3:],
+            )
+            checkpoints = config.get_checkpoint_dir()
         if not checkpoints.is_dir() or not any(checkpoints.glob("step-*.ckpt")):
             raise SceneError(f"{checkpoints}: no checkpoint; train the scene until it saves one (--steps-per-save)")
         manager = config.pipeline.datamanager

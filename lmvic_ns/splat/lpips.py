@@ -32,8 +32,12 @@ class LazyLpips:
 
     @property
     def available(self) -> bool:
-        """False once an attempt to load the weights has failed."""
+        """False once an attempt to load the weights has failed, or they are not wanted."""
         return not self._missing
+
+    def leave_out(self) -> None:
+        """Do not even try to load the weights: every distance is NaN from now on."""
+        self._missing, self._metric = True, None
 
     def _build(self, device: torch.device) -> nn.Module | None:
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
