@@ -208,20 +208,8 @@ def tables(rows: list[Row], trained: list[tuple[str, int, int, float, float]], o
     return "\n".join(lines) + "\n"
 
 
-def main(options: Options) -> None:
-    rows: list[Row] = []
-    trained: list[tuple[str, int, int, float, float]] = []
-    for text in options.scenes:
-        name, _, config = text.partition("=")
-        rows += run_scene(name, Path(config), options)
-        if options.train_steps:
-            folder, quality = options.work / name, options.qualities[-1]
-            originals = folder / "originals"
-            outputs = folder / "outputs"
-            first, held = train_and_compare(originals, originals, outputs, options)
-            second, _ = train_and_compare(folder / f"q{quality}-decoded", originals, outputs, options)
-            trained.append((name, quality, held, first, second))
-            print(trained[-1], flush=True)
+def write(rows: list[Row], trained: list[tuple[str, int, int, float, float]], options: Options) -> str:
+    """export.csv and export.md; returns the latter's text."""
     options.output.mkdir(parents=True, exist_ok=True)
     with (options.output / "export.csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(vars(rows[0])), lineterminator="\n")
@@ -229,7 +217,23 @@ def main(options: Options) -> None:
         writer.writerows({key: round(v, 5) if isinstance(v, float) else v for key, v in vars(row).items()} for row in rows)
     text = tables(rows, trained, options)
     (options.output / "export.md").write_text(text, encoding="utf-8")
-    print(text)
+    return text
+
+
+def main(options: Options) -> None:
+    rows: list[Row] = []
+    trained: list[tuple[str, int, int, float, float]] = []
+    for text in options.scenes:
+        name, _, config = text.partition("=")
+        rows += run_scene(name, Path(config), options)
+        write(rows, trained, options)  # so that an interruption leaves what is done
+        if options.train_steps:
+            folder, quality = options.work / name, options.qualities[-1]
+            originals, outputs = folder / "originals", folder / "outputs"
+            first, held = train_and_compare(originals, originals, outputs, options)
+            second, _ = train_and_compare(folder / f"q{quality}-decoded", originals, outputs, options)
+            trained.append((name, quality, held, first, second))
+    print(write(rows, trained, options))
 
 
 if __name__ == "__main__":
