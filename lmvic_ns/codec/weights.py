@@ -71,6 +71,7 @@ def serialize(model: MultiViewModel, metadata: Mapping[str, str] | None = None, 
 def save_weights(model: MultiViewModel, path: Path, metadata: Mapping[str, str] | None = None, *, half: bool = True) -> None:
     """Writes a weights file; see `serialize`."""
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(serialize(model, metadata, half=half))
     partial.replace(path)
