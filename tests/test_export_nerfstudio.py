@@ -152,6 +152,18 @@ def test_split_full_size_and_depth_rendered_once(trained, weights, tmp_path):
 
 
 @pytest.mark.slow
+def test_outputs_may_lie_elsewhere(trained, tmp_path):
+    """nerfstudio notes where the outputs were, often relative to the folder that ns-train ran in."""
+    moved = tmp_path / "moved" / "room"
+    moved.parent.mkdir()
+    shutil.move(trained.parents[2], moved)
+    try:
+        assert len(splat_scene(moved / trained.relative_to(trained.parents[2])).scene) == 12
+    finally:
+        shutil.move(moved, trained.parents[2])
+
+
+@pytest.mark.slow
 def test_mistakes_around_a_trained_scene(trained, tmp_path):
     from nerfstudio.configs.method_configs import all_methods
 
