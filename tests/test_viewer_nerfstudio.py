@@ -111,6 +111,14 @@ def test_the_panel_in_a_browser(pipeline: Any, viewer: Any, browser: Any):
     wait_for("the pair 003 from 000", lambda: "003 from 000" in text(browser))
     wait_for("other pictures", lambda: len(set(pictures(browser)) - set(before)) >= 3)
 
+    before = panel.get_camera(60, 80)
+    browser.find_element("xpath", "//button[contains(., 'Look from the target')]").click()
+    place = panel._captures[3].camera.camera_to_worlds[0, :, 3].cpu()
+    wait_for(
+        "the client at the target", lambda: torch.allclose(panel.get_camera(60, 80).camera_to_worlds[0, :, 3], place, atol=1e-3)
+    )
+    assert not torch.allclose(before.camera_to_worlds[0, :, 3], place, atol=1e-3)
+
     # training goes on: the pictures follow
     before, updates = _settled(browser, panel), panel.updates
     with torch.no_grad():

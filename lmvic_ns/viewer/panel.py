@@ -15,7 +15,7 @@ from nerfstudio.viewer.viewer_elements import ViewerControl, ViewerElement
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.splat.captures import Capture, data_folder, evaluating, list_captures, view_names
 from lmvic_ns.viewer import colours
-from lmvic_ns.viewer.images import PanelImage
+from lmvic_ns.viewer.images import PanelImage, beside
 from lmvic_ns.viewer.live import (
     captured_view,
     distances_to,
@@ -28,6 +28,7 @@ from lmvic_ns.viewer.markdown import literal
 from lmvic_ns.viewer.pair import Correspondence, PictureWithDepth, as_picture, correspond
 
 NEAREST = "nearest"
+VISER_NERFSTUDIO_SCALE_RATIO = 10.0  # nerfstudio's units in its viewer
 _WIDEST = 320  # pixels of the captures that are rendered here: the panel shows no more
 _STALE_STEPS = 25  # a reference's depth may be this many training steps old
 _SHARE = 0.05  # of the training time that refreshing may take, with a client
@@ -65,6 +66,8 @@ class CorrespondencePanel(ViewerElement, ViewerControl):
         self._target = gui.add_dropdown(
             "Target", (NEAREST,), hint="Photograph that is predicted. nearest: by distance (8) to your camera"
         )
+        self._go = gui.add_button("Look from the target", hint="Moves your camera to where the target was taken")
+        self._go.on_click(lambda _: self.look_from_target())
         self._facts = gui.add_markdown("")
         self._pictures = {name: PanelImage(gui, "") for name in ("target", "warped", "disparity", "mask")}
         self.gui_handle = self._reference
@@ -155,6 +158,21 @@ class CorrespondencePanel(ViewerElement, ViewerControl):
         ended = time.monotonic()
         self._next_refresh = ended + (ended - started) / _SHARE
 
+    def look_from_target(self) -> None:
+        """Move every client's camera to where the target was photographed, with its field of view."""
+        if self._pipeline is None:
+            return
+        import viser.transforms as tf
+
+        camera = self._captures[self._target_index()].camera
+        pose = camera.camera_to_worlds[0].double().cpu().numpy()
+        for client in self.viser_server.get_clients().values():
+            with client.atomic():
+                # OpenGL's axes to OpenCV's
+                client.camera.wxyz = (tf.SO3.from_matrix(pose[:, :3]) @ tf.SO3.from_x_radians(math.pi)).wxyz
+                client.camera.position = pose[:, 3] * VISER_NERFSTUDIO_SCALE_RATIO
+                client.camera.fov = 2 * math.atan(0.5 * float(camera.height) / float(camera.fy))
+
     def _target_index(self) -> int:
         if self._target.value in self._names:
             return self._names.index(self._target.value)
@@ -191,8 +209,12 @@ class CorrespondencePanel(ViewerElement, ViewerControl):
             ),
             "mask": (mask[..., None].repeat(3, -1).astype("float32"), "**Mask**: white is seen by both"),
         }
-        for key, (picture, label) in show.items():
-            self._pictures[key].show(picture, label)
+        if mask.shape[0] > mask.shape[1]:  # two portraits fit beside each other
+            for left, right in (("target", "warped"), ("disparity", "mask")):
+                show[left] = beside(*show[left], *show.pop(right))
+        for key, element in self._pictures.items():
+            shot, caption = show.get(key, (None, None))
+            element.show(shot, caption)
 
 
 def _in_viewer_thread() -> bool:
