@@ -34,10 +34,13 @@ class CodecBenchmark:
     width: int = 512
     quality: int = 32
     threads: int = 2
+    refine: bool = False
+    """Refine depth while encoding, which `paper` does not do."""
 
 
 def rate_error(preset: str, size: tuple[int, int], quality: int) -> float:
-    """Bits in the file over the estimated bits, minus one, of one image without a reference."""
+    """Bits in the file over the estimated bits, minus one, of one image without a reference; sides are rounded up to 64."""
+    size = -(-size[0] // 64) * 64, -(-size[1] // 64) * 64
     model = load_weights(preset).model if preset in weights_names() else build_model(preset)
     model.eval()
     torch.manual_seed(0)
@@ -67,6 +70,7 @@ def main(config: CodecBenchmark) -> None:
                     size=(config.height, config.width),
                     quality=config.quality,
                     threads=config.threads,
+                    refine=config.refine,
                 )
             )
     table = Table(title=f"{results[0].views} views of {results[0].pixels / 1e6:.2f} MP; {results[0].machine}")

@@ -199,6 +199,7 @@ class SpeedOptions:
         width: Of the synthetic views.
         quality: Level.
         threads: Threads of torch on the CPU; all cores by default.
+        refine: Refine depth while encoding, as `lmvic encode` does by default.
         output: Folder for speed.csv, speed.md.
     """
 
@@ -210,6 +211,7 @@ class SpeedOptions:
     width: int = 768
     quality: int = 32
     threads: int = 0
+    refine: bool = True
     output: Path = Path("lmvic-eval/speed")
 
 
@@ -240,6 +242,7 @@ def speed(options: SpeedOptions) -> None:
                             size=(options.height, options.width),
                             quality=options.quality,
                             threads=threads,
+                            refine=options.refine,
                         )
                     )
                 advance(f"{name} on {device}")

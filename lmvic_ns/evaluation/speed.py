@@ -190,6 +190,7 @@ def measure_speed(
     size: tuple[int, int],
     quality: int,
     threads: int,
+    refine: bool = True,
 ) -> SpeedResult:
     """Encode and decode a scene, each in a fresh process after a warm-up view, and count the operations.
 
@@ -202,6 +203,7 @@ def measure_speed(
         size: (height, width) of the synthetic views.
         quality: Level.
         threads: Threads of torch on the CPU.
+        refine: Refine depth while encoding, as `lmvic encode` does by default (stage "other").
 
     Raises:
         LmvicError: Something failed in the other process.
@@ -216,6 +218,7 @@ def measure_speed(
         "size": size,
         "quality": quality,
         "threads": threads,
+        "refine": refine,
     }
     prepared = run_worker("prepare", **shared)
     encoded = run_worker("encode", **shared)
