@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -82,8 +83,9 @@ class LmvicDataManager(FullImageDatamanager[CaptureDataset]):
                 style="bold yellow",
             )
 
-    @property
-    def fixed_indices_eval_dataloader(self) -> list[tuple[Cameras, dict]]:
+    # not a plain property: nerfstudio's viewer evaluates all of those when it starts, and this one may raise
+    @cached_property
+    def fixed_indices_eval_dataloader(self) -> list[tuple[Cameras, dict]]:  # type: ignore[override]
         """The evaluation views, as `ns-eval` asks for them.
 
         Raises:
