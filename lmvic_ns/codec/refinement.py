@@ -36,11 +36,11 @@ class RefinementConfig:
         pixels: the warp is judged at about so many pixels of a regular grid, however large the view, which bounds the time.
     """
 
-    steps: int = 24
-    step_size: float = 0.0015
+    steps: int = 16
+    step_size: float = 0.002
     rate_per_decibel: float = 0.0003
     fidelity: float = 0.1
-    pixels: int = 160_000
+    pixels: int = 80_000
 
 
 class WarpError:
