@@ -33,6 +33,8 @@ class CodingOptions:
     refine_depth: bool = True
     """Fit each view's depth to what it is for, warping its reference, where the file gets smaller; takes about three times
     as long to encode."""
+    depth_quality: int | None = None
+    """Quality level of the depth, the picture's if not given. 20 more may save a few percent where views lie far apart."""
     downscale: int = 1
     """Code pictures this many times smaller in each direction."""
     weights: str = "tiny"
@@ -63,6 +65,8 @@ class CodingOptions:
         Raises:
             LmvicError: the first such value, and what it may be.
         """
+        if self.depth_quality is not None and not 0 <= self.depth_quality < LEVELS:
+            raise LmvicError(f"--depth-quality must lie in 0..{LEVELS - 1}, not {self.depth_quality}")
         if not 0 <= self.quality < LEVELS:
             raise LmvicError(f"--quality must lie in 0..{LEVELS - 1}, not {self.quality}")
         if self.target_bpp is not None and self.target_psnr is not None:
