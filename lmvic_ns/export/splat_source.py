@@ -63,7 +63,7 @@ def splat_scene(load_config: Path, split: Split = "all", downscale: int = 1) -> 
         raise SceneError(f"{load_config}: cannot be loaded: there is no {error} (is its method installed?)") from error
     except (yaml.YAMLError, AttributeError, ModuleNotFoundError) as error:
         raise SceneError(f"{load_config}: cannot be read as a nerfstudio config ({first_line(error)})") from error
-    except (AssertionError, ValueError, pickle.UnpicklingError, RuntimeError, NotImplementedError) as error:
+    except (AssertionError, ValueError, pickle.UnpicklingError, RuntimeError) as error:
         raise SceneError(f"{load_config}: cannot be loaded: {first_line(error)}") from error
     splits = {"train": pipeline.datamanager.train_dataset, "eval": pipeline.datamanager.eval_dataset}  # type: ignore[attr-defined]
     names = {name: set(dataset.image_filenames) for name, dataset in splits.items() if dataset is not None}
