@@ -112,6 +112,20 @@ def wait_for(what: str, check: Callable[[], Any], seconds: float = 60.0) -> Any:
     pytest.fail(f"not within {seconds:.0f} s: {what}")
 
 
+def click(browser: Any, xpath: str) -> None:
+    """Click an element once it is there and takes clicks: a page draws its panels when its server has sent them."""
+    from selenium.common.exceptions import WebDriverException
+
+    def clicked() -> bool:
+        try:
+            browser.find_element("xpath", xpath).click()
+        except WebDriverException:
+            return False
+        return True
+
+    wait_for(f"a click on {xpath}", clicked)
+
+
 def text(browser: Any) -> str:
     """The page's visible text."""
     return browser.execute_script("return document.body.innerText")

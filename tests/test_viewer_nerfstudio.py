@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from browser import pictures, screenshot, start_browser, text, wait_for
+from browser import click, pictures, screenshot, start_browser, text, wait_for
 
 from lmvic_ns.demo.scene import DemoSceneConfig, write_demo_scene
 from lmvic_ns.viewer.live import OUTPUTS
@@ -69,9 +69,10 @@ def stand_at(viewer: Any, capture: Any) -> None:
 
 def choose(browser: Any, label: str, option: str) -> None:
     """Choose from a menu of the panel as a person would."""
-    menu = browser.find_element("xpath", f"//label[normalize-space()='{label}']/following::input[1]")
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", menu)
-    menu.click()
+    menu = f"//label[normalize-space()='{label}']/following::input[1]"
+    wait_for(f"the menu {label}", lambda: browser.find_elements("xpath", menu))
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", browser.find_element("xpath", menu))
+    click(browser, menu)
     find = f"//*[@role='option'][normalize-space()='{option}']"
     entry = wait_for(
         f"{option} in the menu {label}", lambda: [e for e in browser.find_elements("xpath", find) if e.is_displayed()]
@@ -97,6 +98,7 @@ def test_training_does_not_wait_while_nobody_looks(pipeline: Any, viewer: Any):
     assert (time.perf_counter() - started) / 1000 < 0.001
 
 
+@pytest.mark.flaky(reruns=1)  # a browser on a loaded machine
 def test_the_panel_in_a_browser(pipeline: Any, viewer: Any, browser: Any):
     panel = pipeline.model.correspondence
     browser.get(f"http://127.0.0.1:{viewer.viser_server.get_port()}")
@@ -112,7 +114,7 @@ def test_the_panel_in_a_browser(pipeline: Any, viewer: Any, browser: Any):
     wait_for("other pictures", lambda: len(set(pictures(browser)) - set(before)) >= 3)
 
     before = panel.get_camera(60, 80)
-    browser.find_element("xpath", "//button[contains(., 'Look from the target')]").click()
+    click(browser, "//button[contains(., 'Look from the target')]")
     place = panel._captures[3].camera.camera_to_worlds[0, :, 3].cpu()
     wait_for(
         "the client at the target", lambda: torch.allclose(panel.get_camera(60, 80).camera_to_worlds[0, :, 3], place, atol=1e-3)
@@ -145,15 +147,18 @@ def _settled(browser: Any, panel: Any) -> list[str]:
     return wait_for("a page at rest", unchanged)
 
 
+@pytest.mark.flaky(reruns=1)  # a browser on a loaded machine
 def test_outputs_move_with_the_camera(pipeline: Any, viewer: Any, browser: Any):
     panel = pipeline.model.correspondence
     browser.get(f"http://127.0.0.1:{viewer.viser_server.get_port()}")
     machine = wait_for("a renderer", lambda: next(iter(viewer.render_statemachines.values()), None))
     wait_for("the outputs", lambda: set(OUTPUTS) <= set(machine.output_keys))
     seen: dict[str, bytes] = {}
+    hide = "//button[contains(., 'Hide Train Cams')]"
+    wait_for("the panel", lambda: browser.find_elements("xpath", hide))
     browser.execute_script("document.querySelectorAll('[data-scrollarea]').forEach(e => e.scrollTop = 0)")
+    click(browser, hide)
     canvas = browser.find_element("css selector", "canvas")
-    browser.find_element("xpath", "//button[contains(., 'Hide Train Cams')]").click()
     stand_at(viewer, panel._captures[1])
     for name in ("disparity", "disparity_mask", "warped_reference", "warp_error", "median_depth"):
         choose(browser, "Output type", name)

@@ -121,6 +121,7 @@ def test_tree_colours_go_from_blue_to_red():
 
 
 @pytest.mark.slow
+@pytest.mark.flaky(reruns=1)  # a browser on a loaded machine
 def test_the_page_in_a_browser(folder: Path, browser):
     source = FileSource(folder / "room.lmvic", str(folder / "w.safetensors"))
     order, parent = source.tree.order, source.tree.parent
