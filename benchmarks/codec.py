@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lmvic_ns.codec import build_model, load_weights, weights_names
+from lmvic_ns.codec.effort import EffortName
 from lmvic_ns.codec.symbols import SymbolWriter
 from lmvic_ns.evaluation.speed import SPEED_HEADER, SpeedResult, measure_speed, speed_rows
 
@@ -34,8 +35,8 @@ class CodecBenchmark:
     width: int = 512
     quality: int = 32
     threads: int = 2
-    refine: bool = False
-    """Refine depth while encoding, which `paper` does not do."""
+    effort: EffortName = "fast"
+    """Of encoding; `paper` has no other."""
 
 
 def rate_error(preset: str, size: tuple[int, int], quality: int) -> float:
@@ -70,7 +71,7 @@ def main(config: CodecBenchmark) -> None:
                     size=(config.height, config.width),
                     quality=config.quality,
                     threads=config.threads,
-                    refine=config.refine,
+                    effort=config.effort,
                 )
             )
     table = Table(title=f"{results[0].views} views of {results[0].pixels / 1e6:.2f} MP; {results[0].machine}")

@@ -10,6 +10,7 @@ reconstruction by one ulp and never the decoder's step. For depth the means are 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +27,7 @@ from lmvic_ns.codec.fixed_point import (
     to_fixed,
 )
 from lmvic_ns.codec.layers import DepthwiseBlock, LevelModulation, LevelVector
-from lmvic_ns.codec.rates import SCALE_COUNT, SCALE_MIN, SCALE_STEP, scale_of_index, training_bits
+from lmvic_ns.codec.rates import SCALE_COUNT, SCALE_MIN, SCALE_STEP, gaussian_bits, scale_of_index, training_bits
 from lmvic_ns.codec.symbols import SymbolCoder
 
 STEPS = 4
@@ -77,6 +78,16 @@ class EntropyOutput:
     latent: Float[Tensor, "b m h w"]
     latent_bits: Float[Tensor, "b"]
     hyper_bits: Float[Tensor, "b"]
+
+
+@dataclass
+class _Walk:
+    """What the four steps gave: values, and each symbol with the scale of its table."""
+
+    decoded: Tensor
+    residual: Tensor
+    symbols: Tensor
+    scale: Tensor
 
 
 class EntropyModel(nn.Module):
@@ -209,37 +220,95 @@ class EntropyModel(nn.Module):
             features = self._features(z / self.hyper_log_gain(level).exp(), level, exact_prior)
         mean_features = None if self.exact_means else self._mean_features(features.to(latent.dtype), float_prior, level)
 
+        def rounded(residual: Tensor, mean: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
+            # straight through: the value is the decoder's, the gradient the encoder's
+            symbol = torch.round(residual.detach())
+            return symbol, latent.float() + ((symbol + mean) / gain - latent.float()).detach()
+
+        scaled = latent.float() * self.log_gain(level).float().exp()
+        walk = self._walk(scaled, level, features, mean_features, direct, latent.dtype, rounded)
+        bits = training_bits(walk.residual, walk.symbols, walk.scale).sum((1, 2, 3))
+        return EntropyOutput(walk.decoded, bits, hyper_bits)
+
+    def relaxed(
+        self,
+        scaled: Float[Tensor, "b m h w"],
+        hyper: Float[Tensor, "b n hz wz"],
+        level: Float[Tensor, "b"],
+        relax: Callable[[Tensor], Tensor],
+        exact_prior: Float[Tensor, "b e h w"] | None = None,
+        float_prior: Float[Tensor, "b f h w"] | None = None,
+        direct: Float[Tensor, "b m h w"] | None = None,
+    ) -> EntropyOutput:
+        """Rates and values with a differentiable stand-in for rounding, for fitting one picture's latents.
+
+        Args:
+            scaled: latent at the symbols' scale, as `start` gives it.
+            hyper: hyper-latent at its symbols' scale.
+            level: quality level of each sample.
+            relax: takes the place of rounding.
+            exact_prior: as in `forward`.
+            float_prior: as in `forward`.
+            direct: as in `forward`.
+        """
+        scale = scale_of_index(self.hyper_index(level).clamp(0, SCALE_COUNT - 1)).expand_as(hyper)
+        z = relax(hyper)
+        hyper_bits = gaussian_bits(z, scale).sum((1, 2, 3))
+        with torch.autocast(scaled.device.type, enabled=False):
+            features = self._features(z / self.hyper_log_gain(level).exp(), level, exact_prior)
+        mean_features = None if self.exact_means else self._mean_features(features, float_prior, level)
+
+        def quantize(residual: Tensor, mean: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
+            value = relax(residual)
+            return value, (value + mean) / gain
+
+        walk = self._walk(scaled, level, features, mean_features, direct, scaled.dtype, quantize)
+        return EntropyOutput(walk.decoded, gaussian_bits(walk.symbols, walk.scale).sum((1, 2, 3)), hyper_bits)
+
+    def start(
+        self, latent: Float[Tensor, "b m h w"], level: Float[Tensor, "b"], prior: Float[Tensor, "b f h w"] | None
+    ) -> tuple[Float[Tensor, "b m h w"], Float[Tensor, "b n hz wz"]]:
+        """Latent and hyper-latent at their symbols' scale, not rounded: where `relaxed` sets out."""
+        z = self._hyper_analysis(latent, prior, level)
+        return latent * self.log_gain(level).exp(), z * self.hyper_log_gain(level).exp()
+
+    def _walk(
+        self,
+        scaled: Tensor,
+        level: Tensor,
+        features: Tensor,
+        mean_features: Tensor | None,
+        direct: Tensor | None,
+        dtype: torch.dtype,
+        quantize: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+    ) -> _Walk:
+        """The four steps in float; `quantize(residual, mean, gain)` gives the symbol and the decoded value."""
         gain = self.log_gain(level).float().exp()
-        scaled = latent.float() * gain
-        masks = step_masks(*latent.shape[1:], device=latent.device)
+        masks = step_masks(*scaled.shape[1:], device=scaled.device)
         guess = 0.0 if direct is None else direct.float() * self.prior_weight[None, :, None, None]
-        decoded = torch.zeros_like(scaled)
-        symbols = torch.zeros_like(scaled)
-        total_mean = torch.zeros_like(scaled)
-        total_index = torch.zeros_like(scaled)
+        decoded, symbols = torch.zeros_like(scaled), torch.zeros_like(scaled)
+        total_residual, total_index = torch.zeros_like(scaled), torch.zeros_like(scaled)
         for step in range(STEPS):
             mask = masks[step]
-            with torch.autocast(latent.device.type, enabled=False):
+            with torch.autocast(scaled.device.type, enabled=False):
                 out = self._step(step, features, symbols, decoded)
             if mean_features is None:
                 out, mean = out.chunk(2, 1)
             else:
-                mean = self._mean(step, mean_features, decoded.to(latent.dtype)).float()
+                mean = self._mean(step, mean_features, decoded.to(dtype)).float()
                 if self.config.float_scales:
                     mean, correction = mean.chunk(2, 1)
                     out = out + correction
             mean = (mean + guess) * gain
-            total_mean = torch.where(mask, mean, total_mean)
-            total_index = torch.where(mask, out, total_index)
             residual = scaled - mean
-            symbol = torch.round(residual.detach())
+            symbol, value = quantize(residual, mean, gain)
+            total_index = torch.where(mask, out, total_index)
+            total_residual = torch.where(mask, residual, total_residual)
             symbols = torch.where(mask, symbol, symbols)
-            # straight through: the value is the decoder's, the gradient the encoder's
-            decoded = torch.where(mask, latent.float() + ((symbol + mean) / gain - latent.float()).detach(), decoded)
+            decoded = torch.where(mask, value, decoded)
         index = _SCALE_GAIN * total_index + self.log_gain(level).float() / SCALE_STEP
         scale = scale_of_index(_Clamp.apply(index, 0.0, SCALE_COUNT - 1.0))
-        bits = training_bits(scaled - total_mean, symbols, scale).sum((1, 2, 3))
-        return EntropyOutput(decoded, bits, hyper_bits)
+        return _Walk(decoded, total_residual, symbols, scale)
 
     def _features(self, z: Tensor, level: Tensor, prior: Tensor | None) -> Tensor:
         x = self.up1_spatial(F.relu(F.pixel_shuffle(self.up1(z), 2)))
@@ -252,7 +321,7 @@ class EntropyModel(nn.Module):
     def _step(self, step: int, features: Tensor, symbols: Tensor, decoded: Tensor) -> Tensor:
         inputs = [features]
         if step and self.config.symbol_context:
-            inputs.append(_MAGNITUDES.to(symbols)[symbols.abs().clamp(max=len(_MAGNITUDES) - 1).long()])
+            inputs.append(_MAGNITUDES.to(symbols)[symbols.abs().round().clamp(max=len(_MAGNITUDES) - 1).long()])
         if step and self.exact_means:
             inputs.append(decoded)
         x = self.step_spatial(F.relu(self.step_in[step](torch.cat(inputs, 1))))

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from lmvic_ns.bitstream.tables import CdfTables
 from lmvic_ns.codec.depth import DEPTH_FACTOR, DEPTH_RANGE, DEPTH_STRIDE, DepthCodec, DepthConfig
+from lmvic_ns.codec.depth_refinement import DepthRefinement, WarpError, refine_inverse_depth
+from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.fixed_point import ONE
 from lmvic_ns.codec.image import PATCH, STRIDE, ImageCodec, ImageConfig, ImageContext
+from lmvic_ns.codec.latent_refinement import LatentRefinement, refine_latent
 from lmvic_ns.codec.layers import pad_to_multiple
 from lmvic_ns.codec.quality import LEVELS, lambda_of_level
 from lmvic_ns.codec.rates import scale_tables
-from lmvic_ns.codec.refinement import RefinementConfig, WarpError, refine_inverse_depth
 from lmvic_ns.codec.symbols import SymbolReader, SymbolWriter
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.geometry.disparity import disparity_and_mask, downsample_inverse_depth, upsample_inverse_depth
@@ -247,7 +249,7 @@ class MultiViewModel(nn.Module):
         reference: ReferenceState | None,
         level: int,
         depth_level: int | None = None,
-        refinement: RefinementConfig | None = None,
+        effort: Effort | None = None,
     ) -> tuple[bytes, bytes, ReferenceState]:
         """Codes one view.
 
@@ -258,24 +260,26 @@ class MultiViewModel(nn.Module):
             reference: state of the decoded parent, or None.
             level: quality level of the image.
             depth_level: quality level of the depth, `level` unless given.
-            refinement: also fit the depth to its use, and keep what costs less; None codes it as it is.
+            effort: what to fit to this view, keeping what costs less; by default nothing.
 
         Returns:
             The depth part (empty without depth), the image part, and the state that a decoder will have.
         """
         image = image.to(self.table_cdf.device, self._dtype)
+        effort = effort or Effort()
         if inverse_depth is None:
-            return self._compress_image(b"", None, image, cameras, reference, level)
+            plain = self._compress_image(b"", None, image, cameras, reference, level)
+            return self._with_refined_latent(plain, image, cameras, reference, level, effort.latent)
         depth_level = level if depth_level is None else depth_level
         prior = self._depth_prior(reference, cameras)
         target = _pad_depth(downsample_inverse_depth(inverse_depth.double().to(image.device), DEPTH_FACTOR))
         coded = self._compress_target(target, prior, image, cameras, reference, level, depth_level)
-        if refinement is None or not refinement.steps or reference is None or not self.ablation.alignment:
-            return coded
-        target = self._refined(target, image, cameras, reference, level, depth_level, prior, refinement)
-        refined = self._compress_target(target, prior, image, cameras, reference, level, depth_level)
-        # both are real: what was gained in depth may be lost in the mask
-        return min(coded, refined, key=lambda parts: _cost(parts, image, level))
+        if effort.depth is not None and effort.depth.steps and reference is not None and self.ablation.alignment:
+            target = self._refined(target, image, cameras, reference, level, depth_level, prior, effort.depth)
+            refined = self._compress_target(target, prior, image, cameras, reference, level, depth_level)
+            # both are real: what was gained in depth may be lost in the mask
+            coded = min(coded, refined, key=lambda parts: _cost(parts, image, level))
+        return self._with_refined_latent(coded, image, cameras, reference, level, effort.latent)
 
     def _compress_target(
         self,
@@ -309,6 +313,33 @@ class MultiViewModel(nn.Module):
         coverage, prior, direct = self.image.priors(context)
         coded = self.image.entropy.compress(latent, level, writer, _fixed_coverage(coverage), prior, direct)
         return depth_bytes, writer.finish(), self._reconstruct(coded, quality, context, decoded_depth, cameras, (h, w))
+
+    def _with_refined_latent(
+        self,
+        plain: tuple[bytes, bytes, ReferenceState],
+        image: Tensor,
+        cameras: Cameras,
+        reference: ReferenceState | None,
+        level: int,
+        refinement: LatentRefinement | None,
+    ) -> tuple[bytes, bytes, ReferenceState]:
+        """The cheaper of a coded view and the same with its latents fitted to the picture."""
+        if refinement is None or not refinement.steps:
+            return plain
+        size = image.shape[-2], image.shape[-1]
+        quality = torch.full((1,), float(level), device=image.device)
+        decoded_depth = plain[2].inverse_depth if plain[0] else None
+        context = self._decoder_context(reference, decoded_depth, cameras, size)
+        latent = self.image.analysis(pad_to_multiple(image, STRIDE), quality, context)
+        latent, hyper = refine_latent(self.image, image, latent, level, context, refinement)
+        writer = SymbolWriter(self.tables)
+        coverage, prior, direct = self.image.priors(context)
+        coverage = _fixed_coverage(coverage)
+        coded = self.image.entropy.code(
+            (latent.shape[-2], latent.shape[-1]), level, writer, coverage, prior, direct, latent, torch.round(hyper.double())
+        )
+        state = self._reconstruct(coded, quality, context, decoded_depth, cameras, size)
+        return min(plain, (plain[0], writer.finish(), state), key=lambda parts: _cost(parts, image, level))
 
     @torch.no_grad()
     def decompress(
@@ -384,7 +415,7 @@ class MultiViewModel(nn.Module):
         level: int,
         depth_level: int,
         prior: tuple[Tensor | None, Tensor | None],
-        refinement: RefinementConfig,
+        refinement: DepthRefinement,
     ) -> Tensor:
         h, w = image.shape[-2:]
         h4, w4 = -(-h // DEPTH_FACTOR), -(-w // DEPTH_FACTOR)

@@ -16,10 +16,10 @@ from torch import Tensor
 from lmvic_ns.bitstream.header import FileHeader
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.bitstream.writer import Writer
+from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.model import ReferenceState
 from lmvic_ns.codec.planning import default_tree, depth_first, file_cameras, find_views, inverse_depth_scale, scene_camera
 from lmvic_ns.codec.quality import LEVELS
-from lmvic_ns.codec.refinement import RefinementConfig
 from lmvic_ns.codec.weights import Weights, load_weights
 from lmvic_ns.errors import BitstreamError, SceneError, WeightsError
 from lmvic_ns.geometry.cameras import Cameras
@@ -40,7 +40,7 @@ class ViewCodec(Protocol):
         reference: ReferenceState | None,
         level: int,
         depth_level: int | None = None,
-        refinement: RefinementConfig | None = None,
+        effort: Effort | None = None,
     ) -> tuple[bytes, bytes, ReferenceState]:
         """Depth part, image part, and the state that the decoder will have."""
         ...
@@ -110,15 +110,15 @@ class EncodeOptions:
         depth_quality: level of the depth; None takes the image's. Which is best depends on the scene: 20 levels more saved
             3 to 5 % in all on wide baselines (herz-jesus, fox) and cost as much on narrow ones (fern).
         with_depth: code depth even for views that no reference needs (so that a decoder can give it out).
-        refinement: fit each view's depth to what it is for, warping its reference, where that costs less in all
-            (`lmvic_ns.codec.refinement`); None codes depth as the scene has it, in about a third of the time.
+        effort: what is fitted to each view before it is coded: by default its depth, to how well it warps
+            (`Effort.named`).
         resume: go on with the `.partial` file of an interrupted encode.
     """
 
     quality: int = DEFAULT_QUALITY
     depth_quality: int | None = None
     with_depth: bool = True
-    refinement: RefinementConfig | None = field(default_factory=RefinementConfig)
+    effort: Effort = field(default_factory=lambda: Effort.named("medium"))
     resume: bool = False
 
 
@@ -225,7 +225,7 @@ class MultiViewCodec:
                         reference,
                         options.quality,
                         options.depth_quality,
-                        options.refinement,
+                        options.effort,
                     )
                     writer.add_unit(view, depth_part, image_part)
                     psnr = _psnr_8bit(state.image, image)

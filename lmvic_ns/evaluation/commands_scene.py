@@ -12,6 +12,7 @@ import tyro
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.evaluation.cache import default_cache_folder
 from lmvic_ns.evaluation.progress import progress
+from lmvic_ns.export.options import EffortName
 
 if TYPE_CHECKING:
     from lmvic_ns.scene import MultiViewScene
@@ -199,7 +200,7 @@ class SpeedOptions:
         width: Of the synthetic views.
         quality: Level.
         threads: Threads of torch on the CPU; all cores by default.
-        refine: Refine depth while encoding, as `lmvic encode` does by default.
+        effort: Of encoding, as in `lmvic encode`.
         output: Folder for speed.csv, speed.md.
     """
 
@@ -211,7 +212,7 @@ class SpeedOptions:
     width: int = 768
     quality: int = 32
     threads: int = 0
-    refine: bool = True
+    effort: EffortName = "medium"
     output: Path = Path("lmvic-eval/speed")
 
 
@@ -242,7 +243,7 @@ def speed(options: SpeedOptions) -> None:
                             size=(options.height, options.width),
                             quality=options.quality,
                             threads=threads,
-                            refine=options.refine,
+                            effort=options.effort,
                         )
                     )
                 advance(f"{name} on {device}")

@@ -19,6 +19,7 @@ from lmvic_ns.evaluation.peers import Encoded, MissingCodecError, NotApplicableE
 
 if TYPE_CHECKING:
     from lmvic_ns.codec import MultiViewCodec
+    from lmvic_ns.codec.effort import EffortName
     from lmvic_ns.geometry.ordering import ReferenceTree
     from lmvic_ns.scene import MultiViewScene
 
@@ -32,6 +33,7 @@ class OwnCodec:
         references: Whether views may refer to each other; then the scene needs depth.
         name: Another name, for variants.
         tree: The reference tree of a scene; by default the codec's own.
+        effort: Of encoding.
     """
 
     settings: Sequence[float] = (4, 14, 24, 34, 44, 54)
@@ -46,8 +48,10 @@ class OwnCodec:
         references: bool,
         name: str | None = None,
         tree: ReferenceTree | None = None,
+        effort: EffortName = "medium",
     ) -> None:
         self.name = name or ("lmvic" if references else "lmvic-intra")
+        self.effort: EffortName = effort
         self.weights, self.device, self._references, self._tree = weights, device, references, tree
         self.uses_views_together = references
 
@@ -70,7 +74,7 @@ class OwnCodec:
 
     def inputs_hash(self, images: ImageSet) -> str:
         """What results depend on besides pictures: cameras, depth, the tree."""
-        digest = hashlib.sha256(repr(self._tree).encode())
+        digest = hashlib.sha256(repr((self._tree, self.effort)).encode())
         if images.kind == "scene":
             scene = images.scene
             digest.update(scene.cameras.intrinsics.numpy().tobytes() + scene.cameras.world_to_camera.numpy().tobytes())
@@ -81,11 +85,12 @@ class OwnCodec:
 
     def encode(self, images: ImageSet, order: Sequence[int], setting: float, folder: Path) -> Encoded:
         """One .lmvic file; of photographs, each is a file of its own."""
+        from lmvic_ns.codec.effort import Effort
         from lmvic_ns.codec.multiview import EncodeOptions
         from lmvic_ns.geometry.ordering import independent_views
 
         codec = self._codec
-        options = EncodeOptions(quality=int(setting), with_depth=False)
+        options = EncodeOptions(quality=int(setting), with_depth=False, effort=Effort.named(self.effort))
         if images.kind == "photos":
             if self._references:
                 raise NotApplicableError(f"{self.name} needs a scene, {images.name} is a folder of photographs")

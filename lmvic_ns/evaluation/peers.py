@@ -90,7 +90,11 @@ def codec_factories(weights: str = "tiny", device: str = "cpu") -> dict[str, Cal
 
     return {
         "lmvic": lambda: own_codec.OwnCodec(weights, device, references=True),
+        "lmvic-slow": lambda: own_codec.OwnCodec(weights, device, references=True, name="lmvic-slow", effort="slow"),
         "lmvic-intra": lambda: own_codec.OwnCodec(weights, device, references=False),
+        "lmvic-intra-slow": lambda: own_codec.OwnCodec(
+            weights, device, references=False, name="lmvic-intra-slow", effort="slow"
+        ),
         "jpeg": still.Jpeg,
         "webp": still.WebP,
         "avif": still.Avif,

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lmvic_ns.errors import LmvicError
+from lmvic_ns.export.options import EffortName
 
 STAGES = ("geometry", "depth networks", "image networks", "entropy coder", "file", "other")
 
@@ -190,7 +191,7 @@ def measure_speed(
     size: tuple[int, int],
     quality: int,
     threads: int,
-    refine: bool = True,
+    effort: EffortName = "medium",
 ) -> SpeedResult:
     """Encode and decode a scene, each in a fresh process after a warm-up view, and count the operations.
 
@@ -203,7 +204,7 @@ def measure_speed(
         size: (height, width) of the synthetic views.
         quality: Level.
         threads: Threads of torch on the CPU.
-        refine: Refine depth while encoding, as `lmvic encode` does by default (stage "other").
+        effort: As of `lmvic encode`; what fitting takes counts as stage "other".
 
     Raises:
         LmvicError: Something failed in the other process.
@@ -218,7 +219,7 @@ def measure_speed(
         "size": size,
         "quality": quality,
         "threads": threads,
-        "refine": refine,
+        "effort": effort,
     }
     prepared = run_worker("prepare", **shared)
     encoded = run_worker("encode", **shared)

@@ -13,8 +13,8 @@ import torch
 
 from lmvic_ns.codec import build_model, load_codec, preset_names, save_weights, weights_names
 from lmvic_ns.codec.complexity import macs_per_pixel, parameters
+from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.multiview import EncodeOptions, default_tree, depth_first
-from lmvic_ns.codec.refinement import RefinementConfig
 from lmvic_ns.evaluation.speed import StageClock, stage_targets
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.scene import MultiViewScene
@@ -100,7 +100,7 @@ def encode(task: dict[str, Any]) -> dict[str, Any]:
     codec, scene, path = _codec(task), _scene(task), Path(task["file"])
     images, depths = [scene.image(i) for i in range(len(scene))], [scene.inverse_depth(i) for i in range(len(scene))]
     scene = MultiViewScene(scene.names, scene.cameras, images, depths)  # reading pictures is not coding them
-    options = EncodeOptions(quality=task["quality"], refinement=RefinementConfig() if task["refine"] else None)
+    options = EncodeOptions(quality=task["quality"], effort=Effort.named(task["effort"]))
     codec.encode(scene.select([0]), path, options=options)
     clock = _clock(task["device"])
     tree = default_tree(scene)

@@ -164,9 +164,7 @@ def encode_scene(scene: MultiViewScene, path: Path, options: CodingOptions, code
             path,
             tree=tree,
             # resume here means: keep what is written when interrupted
-            options=EncodeOptions(
-                quality=quality, depth_quality=options.depth_quality, refinement=options.refinement, resume=True
-            ),
+            options=EncodeOptions(quality=quality, depth_quality=options.depth_quality, effort=options.fitted, resume=True),
             sections=sections,
             on_view=lambda view: step(f"{view.name}: {size_text(view.depth_bytes + view.image_bytes)}, {view.psnr:.2f} dB"),
         )

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Literal
 from lmvic_ns.errors import LmvicError
 
 ReferenceStructure = Literal["tree", "chain", "none"]
+EffortName = Literal["fast", "medium", "slow", "slowest"]  # repeated from lmvic_ns.codec.effort, which imports torch
 LEVELS = 64  # repeated from lmvic_ns.codec.quality, which imports torch: `--help` must not
 
 if TYPE_CHECKING:
-    from lmvic_ns.codec.refinement import RefinementConfig
+    from lmvic_ns.codec.effort import Effort
 
 
 @dataclass(kw_only=True)
@@ -30,9 +31,8 @@ class CodingOptions:
     """Which view each view refers to: a tree of bounded depth, the paper's greedy chain, or none."""
     max_depth: int = 8
     """Most references on the way to a view of a tree, so that one view decodes fast."""
-    refine_depth: bool = True
-    """Fit each view's depth to what it is for, warping its reference, where the file gets smaller; takes about three times
-    as long to encode."""
+    effort: EffortName = "medium"
+    """Work put into each view to make the file smaller; decoding takes the same time after all of them."""
     depth_quality: int | None = None
     """Quality level of the depth, the picture's if not given. 20 more may save a few percent where views lie far apart."""
     downscale: int = 1
@@ -53,11 +53,11 @@ class CodingOptions:
     """Replace a file that is there."""
 
     @property
-    def refinement(self) -> RefinementConfig | None:
-        """What the codec is told about refining depth."""
-        from lmvic_ns.codec.refinement import RefinementConfig
+    def fitted(self) -> Effort:
+        """What the codec is told about the effort."""
+        from lmvic_ns.codec.effort import Effort
 
-        return RefinementConfig() if self.refine_depth else None
+        return Effort.named(self.effort)
 
     def check(self) -> None:
         """Raise on values that make no sense.

@@ -96,7 +96,7 @@ def search_quality(
         place = Path(tempfile.mkdtemp(prefix=".search-", dir=folder))
 
     def meets(level: int) -> bool:
-        how = EncodeOptions(quality=level, depth_quality=options.depth_quality, refinement=options.refinement)
+        how = EncodeOptions(quality=level, depth_quality=options.depth_quality, effort=options.fitted)
         coded = codec.encode(sample.scene, place / "try.lmvic", tree=sample.tree, options=how)
         rate, psnr = whole_rate(sample, coded), float(np.mean([view.psnr for view in coded]))
         if options.target_psnr is not None:

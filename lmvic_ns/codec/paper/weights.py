@@ -13,11 +13,11 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
+from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.paper.config import PaperConfig
 from lmvic_ns.codec.paper.model import PaperCodec
 from lmvic_ns.codec.paper.symbols import tables_of
 from lmvic_ns.codec.paper.views import ReferenceState
-from lmvic_ns.codec.refinement import RefinementConfig
 from lmvic_ns.codec.weights import Weights
 from lmvic_ns.errors import WeightsError
 from lmvic_ns.geometry.cameras import Cameras
@@ -45,11 +45,11 @@ class PaperViewCodec(nn.Module):
         reference: ReferenceState | None,
         level: int,
         depth_level: int | None = None,
-        refinement: RefinementConfig | None = None,
+        effort: Effort | None = None,
     ) -> tuple[bytes, bytes, ReferenceState]:
         """Depth part, image part, and the decoder's state.
 
-        Levels are ignored, since these weights have one rate; so is `refinement`: the paper codes depth as it is.
+        Levels are ignored, since these weights have one rate; so is `effort`: the paper codes views as they are.
         """
         image = image.to(self.codec.device).float()
         depth = None if inverse_depth is None else inverse_depth.to(image)

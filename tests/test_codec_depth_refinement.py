@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from lmvic_ns.codec.depth_refinement import DepthRefinement, WarpError
+from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.model import MultiViewModel
 from lmvic_ns.codec.multiview import load_codec
-from lmvic_ns.codec.refinement import RefinementConfig, WarpError
 from lmvic_ns.geometry.cameras import Cameras
 
 SIZE = (96, 128)
@@ -58,8 +59,8 @@ def test_refinement_pays_and_decodes(model: MultiViewModel) -> None:
     wrong = right + 0.02 * torch.randn(1, *SIZE, generator=torch.Generator().manual_seed(1)).clamp(-2, 2) + 0.01
     _, _, reference = model.compress(picture(-SHIFT), right, first, None, 40)
     plain = model.compress(picture(0.0), wrong, second, reference, 40)
-    refined = model.compress(picture(0.0), wrong, second, reference, 40, None, RefinementConfig())
-    again = model.compress(picture(0.0), wrong, second, reference, 40, None, RefinementConfig())
+    refined = model.compress(picture(0.0), wrong, second, reference, 40, None, Effort(DepthRefinement()))
+    again = model.compress(picture(0.0), wrong, second, reference, 40, None, Effort(DepthRefinement()))
     assert refined[:2] == again[:2]  # same input, same bytes
     assert len(refined[0]) < len(plain[0])
 
@@ -76,12 +77,12 @@ def test_no_steps_and_no_reference_leave_depth_alone(model: MultiViewModel) -> N
     first, second = camera(0.1), camera(0.0)
     depth = torch.full((1, *SIZE), 0.5)
     _, _, reference = model.compress(picture(-SHIFT), depth, first, None, 20)
-    none = dataclasses.replace(RefinementConfig(), steps=0)
+    none = Effort(dataclasses.replace(DepthRefinement(), steps=0))
     assert (
         model.compress(picture(0.0), depth, second, reference, 20, None, none)[:2]
         == model.compress(picture(0.0), depth, second, reference, 20)[:2]
     )
     assert (
-        model.compress(picture(0.0), depth, second, None, 20, None, RefinementConfig())[:2]
+        model.compress(picture(0.0), depth, second, None, 20, None, Effort(DepthRefinement()))[:2]
         == model.compress(picture(0.0), depth, second, None, 20)[:2]
     )

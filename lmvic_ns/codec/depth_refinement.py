@@ -23,7 +23,7 @@ _SCALES = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
-class RefinementConfig:
+class DepthRefinement:
     """How far depth is refined.
 
     Attributes:
@@ -100,7 +100,7 @@ def refine_inverse_depth(
     prediction_mask: Float[Tensor, "1 h4 w4"] | None,
     size: tuple[int, int],
     warp_error: WarpError,
-    config: RefinementConfig,
+    config: DepthRefinement,
 ) -> Float[Tensor, "1 h4 w4"]:
     """What to give the depth codec in place of `inverse_depth`.
 

@@ -1,0 +1,42 @@
+"""How much work an encoder puts into a view; decoders do the same whatever it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from lmvic_ns.codec.depth_refinement import DepthRefinement
+from lmvic_ns.codec.latent_refinement import LatentRefinement
+
+EffortName = Literal["fast", "medium", "slow", "slowest"]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What is fitted to each view by gradients before it is coded; each result is kept only where it costs less.
+
+    Attributes:
+        depth: fit depth to its use, warping the reference; None codes it as the scene has it.
+        latent: fit the image's latents to the picture; None codes what the analysis network gives.
+    """
+
+    depth: DepthRefinement | None = None
+    latent: LatentRefinement | None = None
+
+    @staticmethod
+    def named(name: EffortName) -> Effort:
+        """The effort that a name stands for: `fast` fits nothing, `medium` depth, `slow` and `slowest` latents too.
+
+        Raises:
+            ValueError: there is no such effort.
+        """
+        match name:
+            case "fast":
+                return Effort()
+            case "medium":
+                return Effort(DepthRefinement())
+            case "slow":
+                return Effort(DepthRefinement(), LatentRefinement())
+            case "slowest":
+                return Effort(DepthRefinement(), LatentRefinement(steps=100, step_size=0.02, noise=0.7))
+        raise ValueError(f"there is no effort '{name}'; there are {', '.join(get_args(EffortName))}")
