@@ -114,7 +114,7 @@ class SyntheticCodec:
             weights_hash=bytes(16),
             quality=[10.0] * (views - 1) + [20.0],
             inverse_depth_scale=0.5,
-            parameters={"depth_quality": 10.0},
+            parameters={"near": 0.5},
         )
         with Writer(path, header) as writer:
             writer.add_section("META", json.dumps({"seed": seed}).encode())

@@ -12,6 +12,7 @@ from lmvic_ns.codec.depth_refinement import DepthRefinement, WarpError
 from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.model import MultiViewModel
 from lmvic_ns.codec.multiview import load_codec
+from lmvic_ns.errors import BitstreamError
 from lmvic_ns.geometry.cameras import Cameras
 
 SIZE = (96, 128)
@@ -59,8 +60,8 @@ def test_refinement_pays_and_decodes(model: MultiViewModel) -> None:
     wrong = right + 0.02 * torch.randn(1, *SIZE, generator=torch.Generator().manual_seed(1)).clamp(-2, 2) + 0.01
     _, _, reference = model.compress(picture(-SHIFT), right, first, None, 40)
     plain = model.compress(picture(0.0), wrong, second, reference, 40)
-    refined = model.compress(picture(0.0), wrong, second, reference, 40, None, Effort(DepthRefinement()))
-    again = model.compress(picture(0.0), wrong, second, reference, 40, None, Effort(DepthRefinement()))
+    refined = model.compress(picture(0.0), wrong, second, reference, 40, None, Effort(depth=DepthRefinement()))
+    again = model.compress(picture(0.0), wrong, second, reference, 40, None, Effort(depth=DepthRefinement()))
     assert refined[:2] == again[:2]  # same input, same bytes
     assert len(refined[0]) < len(plain[0])
 
@@ -77,12 +78,29 @@ def test_no_steps_and_no_reference_leave_depth_alone(model: MultiViewModel) -> N
     first, second = camera(0.1), camera(0.0)
     depth = torch.full((1, *SIZE), 0.5)
     _, _, reference = model.compress(picture(-SHIFT), depth, first, None, 20)
-    none = Effort(dataclasses.replace(DepthRefinement(), steps=0))
+    none = Effort(depth=dataclasses.replace(DepthRefinement(), steps=0))
     assert (
         model.compress(picture(0.0), depth, second, reference, 20, None, none)[:2]
         == model.compress(picture(0.0), depth, second, reference, 20)[:2]
     )
     assert (
-        model.compress(picture(0.0), depth, second, None, 20, None, Effort(DepthRefinement()))[:2]
+        model.compress(picture(0.0), depth, second, None, 20, None, Effort(depth=DepthRefinement()))[:2]
         == model.compress(picture(0.0), depth, second, None, 20)[:2]
     )
+
+
+def test_each_view_finds_the_level_of_its_depth(model: MultiViewModel) -> None:
+    first, second = camera(SHIFT / (120.0 * 0.5)), camera(0.0)
+    depth = torch.full((1, *SIZE), 0.5)
+    noise = 0.02 * torch.randn(1, *SIZE, generator=torch.Generator().manual_seed(1)).clamp(-2, 2)
+    search = Effort(depth_level_stride=12)
+    root, _, reference = model.compress(picture(-SHIFT), depth, first, None, 40, effort=search)
+    assert root[0] == reference.depth_level == 40  # nothing to judge it by
+    found = model.compress(picture(0.0), depth + noise, second, reference, 40, effort=search)
+    assert found[2].depth_level == found[0][0] < 40  # noise is not worth its bits
+    assert len(found[0]) < len(model.compress(picture(0.0), depth + noise, second, reference, 40)[0])
+    assert model.compress(picture(0.0), depth, second, reference, 40, 7, search)[0][0] == 7  # given, it is not looked for
+    decoded = model.decompress(found[0], found[1], SIZE, second, reference, 40)
+    assert decoded.depth_level == found[2].depth_level
+    with pytest.raises(BitstreamError, match="depth part: quality"):
+        model.decompress(b"\x40" + found[0][1:], found[1], SIZE, second, reference, 40)

@@ -25,6 +25,9 @@ DEPTH_STRIDE = 32
 DEPTH_RANGE = 16.0
 """Normalised inverse depth 0..1 is 0..16 inside, so that its fixed-point step is 1/65536 of the scene's range."""
 _BLOCK = 8
+CODED_DEPTH_MARGIN = 0.1
+"""Relative margin of the occlusion test (4) on coded depth, which is rougher than what the paper's 5 % were chosen for: on
+`fox` coded at q 24, 84 % of the pixels instead of 77 % count as seen, at 0.1 dB less between warp and view."""
 
 
 @dataclass(frozen=True)

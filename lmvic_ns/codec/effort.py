@@ -13,19 +13,21 @@ EffortName = Literal["fast", "medium", "slow", "slowest"]
 
 @dataclass(frozen=True)
 class Effort:
-    """What is fitted to each view by gradients before it is coded; each result is kept only where it costs less.
+    """What is tried for each view; a result is kept only where the view, depth and image, costs less.
 
     Attributes:
+        depth_level_stride: look for the depth's quality level by strides of so many; 0 takes the reference's.
         depth: fit depth to its use, warping the reference; None codes it as the scene has it.
         latent: fit the image's latents to the picture; None codes what the analysis network gives.
     """
 
+    depth_level_stride: int = 0
     depth: DepthRefinement | None = None
     latent: LatentRefinement | None = None
 
     @staticmethod
     def named(name: EffortName) -> Effort:
-        """The effort that a name stands for: `fast` fits nothing, `medium` depth, `slow` and `slowest` latents too.
+        """The effort that a name stands for: `fast` tries nothing, `medium` fits depth, `slow` and `slowest` latents too.
 
         Raises:
             ValueError: there is no such effort.
@@ -34,9 +36,9 @@ class Effort:
             case "fast":
                 return Effort()
             case "medium":
-                return Effort(DepthRefinement())
+                return Effort(12, DepthRefinement())
             case "slow":
-                return Effort(DepthRefinement(), LatentRefinement())
+                return Effort(12, DepthRefinement(), LatentRefinement())
             case "slowest":
-                return Effort(DepthRefinement(), LatentRefinement(steps=100, step_size=0.02, noise=0.7))
+                return Effort(12, DepthRefinement(), LatentRefinement(steps=100, step_size=0.02, noise=0.7))
         raise ValueError(f"there is no effort '{name}'; there are {', '.join(get_args(EffortName))}")

@@ -337,16 +337,20 @@ class EntropyModel(nn.Module):
         exact_prior: Float[Tensor, "1 e h w"] | None = None,
         float_prior: Float[Tensor, "1 f h w"] | None = None,
         direct: Float[Tensor, "1 m h w"] | None = None,
+        hyper: Float[Tensor, "1 n hz wz"] | None = None,
     ) -> Float[Tensor, "1 m h w"]:
-        """Codes one latent; the arguments are as in `code`."""
+        """Codes one latent; the arguments are as in `code`. Without a hyper-latent, the one of this latent."""
+        if hyper is None:
+            hyper = self._hyper_symbols(latent, level, exact_prior, float_prior)
+        return self.code((latent.shape[-2], latent.shape[-1]), level, coder, exact_prior, float_prior, direct, latent, hyper)
+
+    def _hyper_symbols(self, latent: Tensor, level: int, exact_prior: Tensor | None, float_prior: Tensor | None) -> Tensor:
         quality = torch.full((1,), float(level), device=latent.device)
         prior = float_prior
         if self.exact_means:
             prior = None if exact_prior is None else from_fixed(exact_prior).to(latent.dtype)
         z = self._hyper_analysis(latent, prior, quality)
-        hyper = torch.round(z.double() * (ONE / self.hyper_inverse_table[level].double())[None, :, None, None])
-        h, w = latent.shape[-2:]
-        return self.code((h, w), level, coder, exact_prior, float_prior, direct, latent, hyper)
+        return torch.round(z.double() * (ONE / self.hyper_inverse_table[level].double())[None, :, None, None])
 
     def code(
         self,

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lmvic_ns.codec.entropy import EntropyConfig, EntropyModel
+from lmvic_ns.codec.fixed_point import ONE
 from lmvic_ns.codec.layers import (
     DepthwiseBlock,
     LevelModulation,
@@ -213,3 +214,8 @@ class ImageCodec(nn.Module):
             k = keep[:, None, None, None]
             coverage, latent = coverage * k.to(coverage.dtype), latent * k.to(latent.dtype)
         return coverage, torch.cat([latent, coverage.to(latent.dtype)], 1), latent * coverage.to(latent.dtype)
+
+
+def fixed_coverage(coverage: Float[Tensor, "b 1 h16 w16"] | None) -> Float[Tensor, "b 1 h16 w16"] | None:
+    """Coverage as the tables take it: counts are multiples of 1/256, exact in any float type, so exact as integers."""
+    return None if coverage is None else coverage.double() * ONE

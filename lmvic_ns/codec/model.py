@@ -10,24 +10,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lmvic_ns.bitstream.tables import CdfTables
-from lmvic_ns.codec.depth import DEPTH_FACTOR, DEPTH_RANGE, DEPTH_STRIDE, DepthCodec, DepthConfig
-from lmvic_ns.codec.depth_refinement import DepthRefinement, WarpError, refine_inverse_depth
+from lmvic_ns.codec.depth import CODED_DEPTH_MARGIN, DEPTH_FACTOR, DEPTH_RANGE, DEPTH_STRIDE, DepthCodec, DepthConfig
 from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.fixed_point import ONE
-from lmvic_ns.codec.image import PATCH, STRIDE, ImageCodec, ImageConfig, ImageContext
-from lmvic_ns.codec.latent_refinement import LatentRefinement, refine_latent
+from lmvic_ns.codec.image import PATCH, STRIDE, ImageCodec, ImageConfig, ImageContext, fixed_coverage
 from lmvic_ns.codec.layers import pad_to_multiple
-from lmvic_ns.codec.quality import LEVELS, lambda_of_level
+from lmvic_ns.codec.quality import LEVELS
 from lmvic_ns.codec.rates import scale_tables
 from lmvic_ns.codec.symbols import SymbolReader, SymbolWriter
+from lmvic_ns.codec.view_encoder import ViewEncoder
+from lmvic_ns.errors import BitstreamError
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.geometry.disparity import disparity_and_mask, downsample_inverse_depth, upsample_inverse_depth
 from lmvic_ns.geometry.prediction import predict_inverse_depth
 from lmvic_ns.geometry.warp import warp
-
-CODED_DEPTH_MARGIN = 0.1
-"""Relative margin of the occlusion test (4) on coded depth, which is rougher than what the paper's 5 % were chosen for: on
-`fox` coded at q 24, 84 % of the pixels instead of 77 % count as seen, at 0.1 dB less between warp and view."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +61,14 @@ class ReferenceState:
         features: decoder features at 1/8 (of the padded image).
         inverse_depth: normalised inverse depth at 1/4, multiples of 1/65536 when decoding.
         cameras: at full resolution.
+        depth_level: quality level of the coded depth; None without, and in training.
     """
 
     image: Float[Tensor, "b 3 h w"]
     features: Float[Tensor, "b c h8 w8"]
     inverse_depth: Float[Tensor, "b h4 w4"]
     cameras: Cameras
+    depth_level: int | None = None
 
     def detach(self) -> ReferenceState:
         """Without gradients."""
@@ -259,87 +257,15 @@ class MultiViewModel(nn.Module):
             cameras: of the view, as the decoder will have them.
             reference: state of the decoded parent, or None.
             level: quality level of the image.
-            depth_level: quality level of the depth, `level` unless given.
-            effort: what to fit to this view, keeping what costs less; by default nothing.
+            depth_level: quality level of the depth; by default the reference's (a root's is `level`) or what `effort` finds.
+            effort: what to try for this view, keeping what costs least; by default nothing.
 
         Returns:
             The depth part (empty without depth), the image part, and the state that a decoder will have.
         """
         image = image.to(self.table_cdf.device, self._dtype)
-        effort = effort or Effort()
-        if inverse_depth is None:
-            plain = self._compress_image(b"", None, image, cameras, reference, level)
-            return self._with_refined_latent(plain, image, cameras, reference, level, effort.latent)
-        depth_level = level if depth_level is None else depth_level
-        prior = self._depth_prior(reference, cameras)
-        target = _pad_depth(downsample_inverse_depth(inverse_depth.double().to(image.device), DEPTH_FACTOR))
-        coded = self._compress_target(target, prior, image, cameras, reference, level, depth_level)
-        if effort.depth is not None and effort.depth.steps and reference is not None and self.ablation.alignment:
-            target = self._refined(target, image, cameras, reference, level, depth_level, prior, effort.depth)
-            refined = self._compress_target(target, prior, image, cameras, reference, level, depth_level)
-            # both are real: what was gained in depth may be lost in the mask
-            coded = min(coded, refined, key=lambda parts: _cost(parts, image, level))
-        return self._with_refined_latent(coded, image, cameras, reference, level, effort.latent)
-
-    def _compress_target(
-        self,
-        target: Tensor,
-        prior: tuple[Tensor | None, Tensor | None],
-        image: Tensor,
-        cameras: Cameras,
-        reference: ReferenceState | None,
-        level: int,
-        depth_level: int,
-    ) -> tuple[bytes, bytes, ReferenceState]:
-        h, w = image.shape[-2:]
-        writer = SymbolWriter(self.tables)
-        decoded_depth = self._code_depth(writer, (h, w), depth_level, *prior, target)
-        return self._compress_image(writer.finish(), decoded_depth, image, cameras, reference, level)
-
-    def _compress_image(
-        self,
-        depth_bytes: bytes,
-        decoded_depth: Tensor | None,
-        image: Tensor,
-        cameras: Cameras,
-        reference: ReferenceState | None,
-        level: int,
-    ) -> tuple[bytes, bytes, ReferenceState]:
-        h, w = image.shape[-2:]
-        quality = torch.full((1,), float(level), device=image.device)
-        context = self._decoder_context(reference, decoded_depth, cameras, (h, w))
-        latent = self.image.analysis(pad_to_multiple(image, STRIDE), quality, context)
-        writer = SymbolWriter(self.tables)
-        coverage, prior, direct = self.image.priors(context)
-        coded = self.image.entropy.compress(latent, level, writer, _fixed_coverage(coverage), prior, direct)
-        return depth_bytes, writer.finish(), self._reconstruct(coded, quality, context, decoded_depth, cameras, (h, w))
-
-    def _with_refined_latent(
-        self,
-        plain: tuple[bytes, bytes, ReferenceState],
-        image: Tensor,
-        cameras: Cameras,
-        reference: ReferenceState | None,
-        level: int,
-        refinement: LatentRefinement | None,
-    ) -> tuple[bytes, bytes, ReferenceState]:
-        """The cheaper of a coded view and the same with its latents fitted to the picture."""
-        if refinement is None or not refinement.steps:
-            return plain
-        size = image.shape[-2], image.shape[-1]
-        quality = torch.full((1,), float(level), device=image.device)
-        decoded_depth = plain[2].inverse_depth if plain[0] else None
-        context = self._decoder_context(reference, decoded_depth, cameras, size)
-        latent = self.image.analysis(pad_to_multiple(image, STRIDE), quality, context)
-        latent, hyper = refine_latent(self.image, image, latent, level, context, refinement)
-        writer = SymbolWriter(self.tables)
-        coverage, prior, direct = self.image.priors(context)
-        coverage = _fixed_coverage(coverage)
-        coded = self.image.entropy.code(
-            (latent.shape[-2], latent.shape[-1]), level, writer, coverage, prior, direct, latent, torch.round(hyper.double())
-        )
-        state = self._reconstruct(coded, quality, context, decoded_depth, cameras, size)
-        return min(plain, (plain[0], writer.finish(), state), key=lambda parts: _cost(parts, image, level))
+        coded = ViewEncoder(self, image, cameras, reference, level).encode(inverse_depth, depth_level, effort or Effort())
+        return coded.depth, coded.image, coded.state
 
     @torch.no_grad()
     def decompress(
@@ -350,7 +276,6 @@ class MultiViewModel(nn.Module):
         cameras: Cameras,
         reference: ReferenceState | None,
         level: int,
-        depth_level: int | None = None,
         name: str = "view",
     ) -> ReferenceState:
         """Decodes what `compress` wrote.
@@ -360,40 +285,45 @@ class MultiViewModel(nn.Module):
         """
         h, w = size
         device = self.table_cdf.device
-        decoded_depth = None
+        decoded_depth = depth_level = None
         if depth:
-            reader = SymbolReader(depth, self.tables, f"{name}: depth part")
-            depth_level = level if depth_level is None else depth_level
-            decoded_depth = self._code_depth(reader, size, depth_level, *self._depth_prior(reference, cameras), None)
+            depth_level = depth[0]
+            if depth_level >= LEVELS:
+                raise BitstreamError(f"{name}: depth part: quality: expected 0..{LEVELS - 1}, found {depth_level}")
+            reader = SymbolReader(depth[1:], self.tables, f"{name}: depth part")
+            decoded_depth = self.code_depth(reader, size, depth_level, *self.depth_prior(reference, cameras), None)
             reader.finish()
         quality = torch.full((1,), float(level), device=device)
-        context = self._decoder_context(reference, decoded_depth, cameras, size)
+        context = self.decoder_context(reference, decoded_depth, cameras, size)
         reader = SymbolReader(image, self.tables, f"{name}: image part")
         coverage, prior, direct = self.image.priors(context)
         latent_size = (h + -h % STRIDE) // 16, (w + -w % STRIDE) // 16
-        coded = self.image.entropy.code(latent_size, level, reader, _fixed_coverage(coverage), prior, direct)
+        coded = self.image.entropy.code(latent_size, level, reader, fixed_coverage(coverage), prior, direct)
         reader.finish()
-        return self._reconstruct(coded, quality, context, decoded_depth, cameras, size)
+        state = self.reconstruct(coded, quality, context, decoded_depth, cameras, size)
+        state.depth_level = depth_level
+        return state
 
     @property
     def _dtype(self) -> torch.dtype:
         return self.image.analysis_in.weight.dtype
 
-    def _decoder_context(
+    def decoder_context(
         self, reference: ReferenceState | None, decoded_depth: Tensor | None, cameras: Cameras, size: tuple[int, int]
     ) -> ImageContext | None:
+        """What the reference tells about the view, given its decoded depth; None without a reference."""
         if reference is None or decoded_depth is None or not self.ablation.cross_view:
             return None
         return self._context(reference, decoded_depth, cameras, size)
 
-    def _depth_prior(self, reference: ReferenceState | None, cameras: Cameras) -> tuple[Tensor | None, Tensor | None]:
+    def depth_prior(self, reference: ReferenceState | None, cameras: Cameras) -> tuple[Tensor | None, Tensor | None]:
         """Padded depth prediction (10) and its mask in float64; None without a reference."""
         if reference is None or not self.ablation.cross_view or not self.ablation.depth_prediction:
             return None, None
         prediction, mask = self._predict(reference, cameras)
         return _pad_depth(prediction), _pad_depth(mask.double())
 
-    def _code_depth(
+    def code_depth(
         self,
         coder: SymbolWriter | SymbolReader,
         size: tuple[int, int],
@@ -402,36 +332,12 @@ class MultiViewModel(nn.Module):
         mask: Tensor | None,
         target: Tensor | None,
     ) -> Tensor:
+        """Depth as decoders have it: writes `target`, or reads; the prior is that of `depth_prior`."""
         h4, w4 = -(-size[0] // DEPTH_FACTOR), -(-size[1] // DEPTH_FACTOR)
         padded = (h4 + -h4 % DEPTH_STRIDE, w4 + -w4 % DEPTH_STRIDE)
         return self.depth.code(padded, level, coder, prediction, mask, target)[:, :h4, :w4]
 
-    def _refined(
-        self,
-        target: Tensor,
-        image: Tensor,
-        cameras: Cameras,
-        reference: ReferenceState,
-        level: int,
-        depth_level: int,
-        prior: tuple[Tensor | None, Tensor | None],
-        refinement: DepthRefinement,
-    ) -> Tensor:
-        h, w = image.shape[-2:]
-        h4, w4 = -(-h // DEPTH_FACTOR), -(-w // DEPTH_FACTOR)
-        hr, wr = reference.image.shape[-2:]
-        visible = disparity_and_mask(
-            upsample_inverse_depth(target[:, :h4, :w4], h, w),
-            cameras,
-            upsample_inverse_depth(reference.inverse_depth, hr, wr),
-            reference.cameras,
-            relative_margin=CODED_DEPTH_MARGIN,
-        ).mask
-        prediction, mask = (None if x is None else x.float() for x in prior)
-        error = WarpError(image, cameras, visible, reference.image, reference.cameras, refinement.pixels)
-        return refine_inverse_depth(self.depth, target, level, depth_level, prediction, mask, (h, w), error, refinement)
-
-    def _reconstruct(
+    def reconstruct(
         self,
         latent: Tensor,
         quality: Tensor,
@@ -440,6 +346,7 @@ class MultiViewModel(nn.Module):
         cameras: Cameras,
         size: tuple[int, int],
     ) -> ReferenceState:
+        """The decoded view, from its latent, its context and its depth."""
         decoded, features = self.image.synthesis(latent.to(self._dtype), quality, context)
         h, w = size
         if decoded_depth is None:
@@ -450,16 +357,3 @@ class MultiViewModel(nn.Module):
 
 def _pad_depth(x: Tensor) -> Tensor:
     return pad_to_multiple(x[:, None], DEPTH_STRIDE)[:, 0]
-
-
-def _cost(parts: tuple[bytes, bytes, ReferenceState], image: Tensor, level: int) -> float:
-    """lambda * MSE + bits per pixel of a coded view."""
-    depth, picture, state = parts
-    error = (state.image - image).square().mean().item()
-    bits = 8 * (len(depth) + len(picture)) / (image.shape[-1] * image.shape[-2])
-    return float(lambda_of_level(torch.tensor(float(level)))) * error + bits
-
-
-def _fixed_coverage(coverage: Tensor | None) -> Tensor | None:
-    """Coverage counts are multiples of 1/256: exact in any float type, so they are exact as integers."""
-    return None if coverage is None else coverage.double() * ONE

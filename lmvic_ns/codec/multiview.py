@@ -53,7 +53,6 @@ class ViewCodec(Protocol):
         cameras: Cameras,
         reference: ReferenceState | None,
         level: int,
-        depth_level: int | None = None,
         name: str = "view",
     ) -> ReferenceState:
         """The state that `compress` returned."""
@@ -107,8 +106,7 @@ class EncodeOptions:
 
     Attributes:
         quality: level 0..63.
-        depth_quality: level of the depth; None takes the image's. Which is best depends on the scene: 20 levels more saved
-            3 to 5 % in all on wide baselines (herz-jesus, fox) and cost as much on narrow ones (fern).
+        depth_quality: level of the depth of all views; None finds each view's, as far as `effort` goes.
         with_depth: code depth even for views that no reference needs (so that a decoder can give it out).
         effort: what is fitted to each view before it is coded: by default its depth, to how well it warps
             (`Effort.named`).
@@ -182,7 +180,6 @@ class MultiViewCodec:
             )
         scale = inverse_depth_scale(scene) if scene.has_depth else 1.0
         order = depth_first(tree)
-        parameters = {} if options.depth_quality is None else {"depth_quality": float(options.depth_quality)}
         header = FileHeader.build(
             names=scene.names,
             intrinsics=scene.cameras.intrinsics.numpy(),
@@ -196,7 +193,6 @@ class MultiViewCodec:
             weights_hash=self.weights.hash,
             quality=float(options.quality),
             inverse_depth_scale=scale,
-            parameters=parameters,
         )
         cameras = file_cameras(header)  # as the file holds them, so that both sides compute with the same bits
         records: list[EncodedView] = []
@@ -361,9 +357,6 @@ class MultiViewCodec:
         level = int(record.quality)
         if record.quality != level or not 0 <= level < LEVELS:
             raise BitstreamError(f"view {view} ({record.name}): quality: expected 0..{LEVELS - 1}, found {record.quality}")
-        depth_level = header.parameters.get("depth_quality")
-        if depth_level is not None and not (0 <= depth_level < LEVELS and depth_level == int(depth_level)):
-            raise BitstreamError(f"header: depth quality: expected 0..{LEVELS - 1}, found {depth_level}")
         if record.parent >= 0 and (reference is None or not depth):
             raise BitstreamError(f"view {view} ({record.name}): depth part: expected one, since it refers to another view")
         return self.model.decompress(
@@ -373,7 +366,6 @@ class MultiViewCodec:
             cameras[view].to(self.device),
             reference,
             level,
-            None if depth_level is None else int(depth_level),
             f"view {view} ({record.name})",
         )
 

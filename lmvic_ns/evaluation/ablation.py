@@ -14,6 +14,7 @@ import numpy as np
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.evaluation.image_set import ImageSet
 from lmvic_ns.evaluation.own_codec import OwnCodec, ablated_weights
+from lmvic_ns.export.options import EffortName
 from lmvic_ns.geometry.ordering import ReferenceTree, greedy_chain, independent_views, pose_distance
 
 FULL = "tree"
@@ -33,7 +34,9 @@ def chain(order: list[int]) -> ReferenceTree:
     return ReferenceTree.from_parents(tuple(order), tuple(parent))
 
 
-def variant(name: str, images: ImageSet, weights: str, device: str, folder: Path, *, seed: int = 0) -> OwnCodec:
+def variant(
+    name: str, images: ImageSet, weights: str, device: str, folder: Path, *, seed: int = 0, effort: EffortName = "fast"
+) -> OwnCodec:
     """The codec with one part of the method changed.
 
     Args:
@@ -43,6 +46,7 @@ def variant(name: str, images: ImageSet, weights: str, device: str, folder: Path
         device: Where the networks run.
         folder: Where weights files with switches are written; it has to live as long as the codec.
         seed: Of the random order.
+        effort: Of encoding.
 
     Raises:
         LmvicError: There is no such variant.
@@ -52,7 +56,7 @@ def variant(name: str, images: ImageSet, weights: str, device: str, folder: Path
     scene = images.scene
     if name in SWITCHES:
         weights = str(ablated_weights(weights, folder, **SWITCHES[name]))
-        return OwnCodec(weights, device, references=True, name=name, tree=default_tree(scene))
+        return OwnCodec(weights, device, references=True, name=name, tree=default_tree(scene), effort=effort)
     if name == FULL:
         tree = default_tree(scene)
     elif name == "greedy chain":
@@ -66,4 +70,4 @@ def variant(name: str, images: ImageSet, weights: str, device: str, folder: Path
         tree = independent_views(len(scene))
     else:
         raise LmvicError(f"there is no variant '{name}'; there are: {', '.join(VARIANTS)}")
-    return OwnCodec(weights, device, references=True, name=name, tree=tree)
+    return OwnCodec(weights, device, references=True, name=name, tree=tree, effort=effort)

@@ -137,6 +137,7 @@ class AblationOptions:
         qualities: Levels, with commas between them, at least four.
         weights: Weights: a name or a .safetensors file.
         device: Where the networks run.
+        effort: Of encoding; what is fitted to each view hides what the parts are worth.
         seed: Of the random order.
         limit: Only the first so many views of each scene.
         output: Folder for tables and curves.
@@ -148,6 +149,7 @@ class AblationOptions:
     qualities: str = "8,22,36,50"
     weights: str = "tiny"
     device: str = "cpu"
+    effort: EffortName = "fast"
     seed: int = 0
     limit: int | None = None
     output: Path = Path("lmvic-eval/ablation")
@@ -173,7 +175,10 @@ def ablation(options: AblationOptions) -> None:
                 raise LmvicError(
                     f"{images.name} has no depth; export it from a trained model (depth_file_path in transforms.json)"
                 )
-            codecs = [variant(n, images, options.weights, options.device, Path(folder), seed=options.seed) for n in names]
+            codecs = [
+                variant(n, images, options.weights, options.device, Path(folder), seed=options.seed, effort=options.effort)
+                for n in names
+            ]
             settings = {codec.name: qualities for codec in codecs}
             with progress(planned([images], codecs, settings)) as advance:
                 result = compare([images], codecs, settings=settings, cache=ResultCache(options.cache), on_point=advance)

@@ -34,7 +34,7 @@ class CodingOptions:
     effort: EffortName = "medium"
     """Work put into each view to make the file smaller; decoding takes the same time after all of them."""
     depth_quality: int | None = None
-    """Quality level of the depth, the picture's if not given. 20 more may save a few percent where views lie far apart."""
+    """Quality level of the depth; without it, each view's own (with --effort fast, the picture's)."""
     downscale: int = 1
     """Code pictures this many times smaller in each direction."""
     weights: str = "tiny"

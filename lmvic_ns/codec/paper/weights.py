@@ -63,7 +63,6 @@ class PaperViewCodec(nn.Module):
         cameras: Cameras,
         reference: ReferenceState | None,
         level: int,
-        depth_level: int | None = None,
         name: str = "view",
     ) -> ReferenceState:
         """The state that `compress` returned.
