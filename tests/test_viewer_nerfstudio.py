@@ -102,7 +102,7 @@ def test_training_does_not_wait_while_nobody_looks(pipeline: Any, viewer: Any):
 def test_the_panel_in_a_browser(pipeline: Any, viewer: Any, browser: Any):
     panel = pipeline.model.correspondence
     browser.get(f"http://127.0.0.1:{viewer.viser_server.get_port()}")
-    wait_for("the panel's pictures", lambda: len(pictures(browser)) == 4)
+    wait_for("the panel's pictures", lambda: len(pictures(browser)) == 5)
     assert "match: the reference shows" in text(browser) and "distance (8)" in text(browser)
     stand_at(viewer, panel._captures[1])
 

@@ -23,7 +23,7 @@ from lmvic_ns.demo.scene import DemoSceneConfig, write_demo_scene
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.viewer.commands import free_port, viser_server
-from lmvic_ns.viewer.layout import Layout, tree_colours
+from lmvic_ns.viewer.layout import Layout, frustum_scale, tree_colours
 from lmvic_ns.viewer.markdown import literal
 from lmvic_ns.viewer.page import ViewPage
 from lmvic_ns.viewer.pair import PictureWithDepth, correspond, depth_points, masked_psnr
@@ -118,6 +118,14 @@ def test_tree_colours_go_from_blue_to_red():
     colours = tree_colours((0, 1, 2, 3)).astype(int)
     assert colours[0, 2] > colours[0, 0] and colours[3, 0] > colours[3, 2]
     assert len({tuple(colour) for colour in colours}) == 4
+
+
+@pytest.mark.parametrize("slope", [0.15, 0.5, 1.2])
+def test_frustums_are_as_long_under_every_lens(slope: float):
+    """viser 0.2.7 divides a frustum's sides, its length of 1 among them, by the cube root of its volume."""
+    aspect = 1.5
+    volume = slope * (slope * aspect) * 1.0 / 3
+    assert math.isclose(frustum_scale(0.4, slope, aspect) / volume ** (1 / 3), 0.4)
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def fit(picture: Picture | np.ndarray, widest: int) -> np.ndarray:
 def beside(left: Picture, caption: str, right: Picture, other: str) -> tuple[Picture, str]:
     """Two pictures of one height as one, and their captions."""
     gap = np.ones((left.shape[0], max(1, left.shape[1] // 40), 3), dtype=left.dtype)
-    return np.concatenate([left, gap, right], axis=1), f"Left: {caption}\n\nRight: {other}"
+    return np.concatenate([left, gap, right], axis=1), f"Left: {caption}. Right: {other}"
 
 
 def data_url(pixels: np.ndarray, *, quality: int = 88) -> str:

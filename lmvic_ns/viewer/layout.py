@@ -25,7 +25,8 @@ class Layout:
         scale: viser's units for one of the scene's.
         up: upwards, on average over the cameras.
         forward: where the cameras look, on average; a unit vector (for cameras round an object, some of them).
-        frustum: length of a frustum in viser's units, so that neighbours do not hide each other.
+        frustum: length of a frustum in viser's units, from its tip to its picture, so that neighbours do not hide
+            each other.
     """
 
     centre: Float[Tensor, "3"]
@@ -46,7 +47,7 @@ class Layout:
         gap = float(gaps.median()) if len(cameras) > 1 else _RADIUS
         up = _direction(-poses[:, :3, 1].mean(0), torch.tensor([0.0, 0.0, 1.0]))
         forward = _direction(poses[:, :3, 2].mean(0), poses[0, :3, 2])
-        return cls(centre, scale, up, forward, min(0.35, max(0.06, 0.6 * gap)))
+        return cls(centre, scale, up, forward, min(0.8, max(0.12, 0.9 * gap)))
 
     def place(self, points: Float[Tensor, "n 3"]) -> np.ndarray:
         """Points of the scene in viser's world."""
@@ -56,6 +57,17 @@ class Layout:
         """Where a visitor stands, and at what they look: behind and above the cameras."""
         eye = -1.3 * _RADIUS * self.forward + 0.9 * _RADIUS * self.up
         return eye.float().numpy(), (0.8 * _RADIUS * self.forward).float().numpy()
+
+
+def frustum_scale(length: float, slope: float, aspect: float) -> float:
+    """viser's `scale` of a frustum with this length; it takes the cube root of the volume, and narrow lenses grow long.
+
+    Args:
+        length: from the tip to the picture.
+        slope: half the picture's height over its distance.
+        aspect: width over height.
+    """
+    return length * (slope * slope * aspect / 3) ** (1 / 3)
 
 
 def _direction(vector: Tensor, otherwise: Tensor) -> Float[Tensor, "3"]:

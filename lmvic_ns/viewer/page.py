@@ -14,7 +14,7 @@ from lmvic_ns.errors import LmvicError
 from lmvic_ns.geometry.cameras import invert_rigid
 from lmvic_ns.viewer import colours
 from lmvic_ns.viewer.images import PanelImage, beside, fit
-from lmvic_ns.viewer.layout import Layout, quaternion, tree_colours
+from lmvic_ns.viewer.layout import Layout, frustum_scale, quaternion, tree_colours
 from lmvic_ns.viewer.markdown import literal
 from lmvic_ns.viewer.pair import Correspondence, PictureWithDepth, as_picture, correspond, depth_points
 from lmvic_ns.viewer.plots import bits_chart, distance_chart
@@ -27,10 +27,8 @@ _SETTLE = 0.15  # seconds without another wish, before a view is decoded: slider
 GUIDE = """\
 Click a camera, or walk the coding order with the slider (0 is coded first).
 
-**Good match:** the *prediction* looks like the view, few pink stripes, the error is black or dark red; \
-25 dB and more.
-
-**Bad match:** doubled or torn edges in the prediction, yellow and white error, many stripes; below 20 dB.
+**Good match:** the *prediction* looks like the view, black or dark red error. \
+**Bad match:** torn edges, yellow and white error, many pink stripes.
 """
 
 
@@ -127,11 +125,12 @@ class ViewPage:
         height, width = camera.size
         pose = invert_rigid(camera.world_to_camera)[0]
         selected = view == self.shown
+        slope = height / 2 / float(camera.intrinsics[0, 1, 1])
         handle = self.server.scene.add_camera_frustum(
             f"/cameras/{view}",
-            fov=2 * math.atan(height / 2 / float(camera.intrinsics[0, 1, 1])),
+            fov=2 * math.atan(slope),
             aspect=width / height,
-            scale=self.layout.frustum * (1.35 if selected else 1.0),
+            scale=frustum_scale(self.layout.frustum * (1.35 if selected else 1.0), slope, width / height),
             color=_SELECTED if selected else tuple(int(c) for c in self._palette[view]),
             image=self._thumbnails.get(view),
             wxyz=quaternion(pose[:3, :3]),

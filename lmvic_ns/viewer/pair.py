@@ -15,6 +15,8 @@ from lmvic_ns.geometry.disparity import disparity_and_mask, upsample_inverse_dep
 from lmvic_ns.geometry.warp import warp
 from lmvic_ns.viewer import colours
 
+_VERDICT_COLOURS = {"good": "#2f9e44", "fair": "#e08600", "bad": "#f03e3e"}
+
 
 @dataclass(frozen=True)
 class PictureWithDepth:
@@ -71,10 +73,15 @@ class Correspondence:
     def describe(self) -> str:
         """Verdict and figures as a line of markdown."""
         if math.isnan(self.psnr):
-            return "**bad match**: the reference shows nothing of it"
-        text = f"**{self.verdict} match**: the reference shows **{100 * self.overlap:.0f} %** of it and predicts that part "
+            return f"{_coloured('bad')}: the reference shows nothing of it"
+        text = f"{_coloured(self.verdict)}: the reference shows **{100 * self.overlap:.0f} %** of it and predicts that part "
         text += f"with **{self.psnr:.1f} dB**"
         return text if math.isnan(self.unmoved) else f"{text} ({self.unmoved:.1f} dB if nothing were moved)"
+
+
+def _coloured(verdict: str) -> str:
+    """The verdict in its colour, readable on white and on black; MDX."""
+    return f'<span style={{{{color: "{_VERDICT_COLOURS[verdict]}"}}}}>**{verdict} match**</span>'
 
 
 @torch.no_grad()

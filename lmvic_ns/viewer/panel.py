@@ -34,8 +34,8 @@ _STALE_STEPS = 25  # a reference's depth may be this many training steps old
 _SHARE = 0.05  # of the training time that refreshing may take, with a client
 
 GUIDE = """\
-**Does one photograph predict another?** Good: the warped reference looks like the target, few pink stripes. \
-Bad: doubled or torn edges. The *Output type* menu has the same for your own camera.
+**Does one photograph predict another?** Good: the warped reference looks like the target, few pink stripes, \
+black or dark red error. Bad: torn edges, yellow and white error. The *Output type* menu has the same for your own camera.
 """
 
 
@@ -69,7 +69,7 @@ class CorrespondencePanel(ViewerElement, ViewerControl):
         self._go = gui.add_button("Look from the target", hint="Moves your camera to where the target was taken")
         self._go.on_click(lambda _: self.look_from_target())
         self._facts = gui.add_markdown("")
-        self._pictures = {name: PanelImage(gui, "") for name in ("target", "warped", "disparity", "mask")}
+        self._pictures = {name: PanelImage(gui, "") for name in ("target", "warped", "error", "disparity", "mask")}
         self.gui_handle = self._reference
 
     def install(self, viser_server: Any) -> None:
@@ -195,22 +195,23 @@ class CorrespondencePanel(ViewerElement, ViewerControl):
 
     def _show(self, target: PictureWithDepth, pair: Correspondence, name: str, reference: str, distance: float) -> None:
         name, reference = literal(name), literal(reference)
-        self._facts.content = f"**{name}** from **{reference}** (distance (8) **{distance:.3f}**)\n\n{pair.describe()}"
-        mask = pair.mask.cpu().numpy()
+        self._facts.content = f"**{name}** from **{reference}**, distance (8) **{distance:.3f}**\n\n{pair.describe()}"
+        mask, photograph, warped = pair.mask.cpu().numpy(), as_picture(target.image), as_picture(pair.warped)
         show: dict[str, tuple[colours.Picture, str]] = {
-            "target": (as_picture(target.image), f"**Target**: the photograph {name}"),
+            "target": (photograph, f"**Target** {name}"),
             "warped": (
-                colours.mask_overlay(as_picture(pair.warped), mask),
-                f"**Warped reference**: {name} predicted from {reference}; pink stripes: not seen there",
+                colours.mask_overlay(warped, mask),
+                f"**Warped reference** {reference}; pink stripes: not seen there",
             ),
+            "error": (colours.error_colours(abs(warped - photograph).mean(-1), mask), "**Error**: black none, white large"),
             "disparity": (
                 colours.disparity_colours(pair.disparity.cpu().numpy(), mask=mask),
-                "**Disparity**: colour is the direction, see the wheel; white is none",
+                "**Disparity**: colour is the direction, see the wheel",
             ),
             "mask": (mask[..., None].repeat(3, -1).astype("float32"), "**Mask**: white is seen by both"),
         }
         if mask.shape[0] > mask.shape[1]:  # two portraits fit beside each other
-            for left, right in (("target", "warped"), ("disparity", "mask")):
+            for left, right in (("target", "warped"), ("error", "disparity")):
                 show[left] = beside(*show[left], *show.pop(right))
         for key, element in self._pictures.items():
             shot, caption = show.get(key, (None, None))
