@@ -210,19 +210,26 @@ def test_a_header_that_claims_to_expand_without_bound_is_refused(path: Path) -> 
 
     bomb = zlib.compress(bytes(1 << 24), 9)
     for claimed in (1 << 24, 1 << 31, 4 * len(bomb)):
-        fields = layout.PREAMBLE.pack(layout.MAGIC, 1, 0, 1, len(bomb), claimed)
+        fields = layout.PREAMBLE.pack(layout.MAGIC, layout.MAJOR, 0, 1, len(bomb), claimed)
         with pytest.raises(BitstreamError, match="header: expected"):
             Reader(replaced(path, resealed(fields, bomb)))
 
 
 def test_a_newer_version_says_so(path: Path, header: FileHeader) -> None:
     body = pack_header(header)
-    for major, flags in ((2, 0), (1, 2)):
+    for major, flags in ((layout.MAJOR + 1, 0), (layout.MAJOR, 2)):
         fields = layout.PREAMBLE.pack(layout.MAGIC, major, 0, flags, len(body), len(body))
         with pytest.raises(BitstreamError, match="newer lmvic-ns"):
             Reader(replaced(path, resealed(fields, body)))
-    fields = layout.PREAMBLE.pack(layout.MAGIC, 1, 7, 0, len(body), len(body))  # a newer minor version is readable
+    fields = layout.PREAMBLE.pack(layout.MAGIC, layout.MAJOR, 7, 0, len(body), len(body))  # a newer minor version is readable
     assert Reader(replaced(path, resealed(fields, body))).header == header
+
+
+def test_an_older_version_says_so(path: Path, header: FileHeader) -> None:
+    body = pack_header(header)
+    fields = layout.PREAMBLE.pack(layout.MAGIC, layout.MAJOR - 1, 0, 0, len(body), len(body))
+    with pytest.raises(BitstreamError, match="found version 1: decode the file with"):
+        Reader(replaced(path, resealed(fields, body)))
 
 
 def hostile(path: Path, blocks: list[layout.Block]) -> Path:

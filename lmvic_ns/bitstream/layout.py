@@ -13,7 +13,7 @@ from lmvic_ns.bitstream.header import FileHeader, pack_header, unpack_header
 from lmvic_ns.errors import BitstreamError
 
 MAGIC = b"\x89LMVIC\r\n"
-MAJOR, MINOR = 1, 0
+MAJOR, MINOR = 2, 0
 FLAG_DEFLATE = 1
 PREAMBLE = struct.Struct("<8s2BH2I")  # magic, major, minor, flags, stored and unpacked bytes of the header; a CRC follows
 PREAMBLE_BYTES = PREAMBLE.size + 4
@@ -88,6 +88,10 @@ def stored_header_bytes(preamble: bytes) -> int:
     if len(preamble) < PREAMBLE_BYTES:
         raise BitstreamError(f"header: expected {PREAMBLE_BYTES} bytes in front, found {len(preamble)}")
     _, major, _, flags, stored, unpacked = PREAMBLE.unpack_from(preamble)
+    if major < MAJOR:
+        raise BitstreamError(
+            f"header: expected version {MAJOR}, found version {major}: decode the file with the lmvic-ns that made it"
+        )
     if major != MAJOR or flags & ~FLAG_DEFLATE:
         raise BitstreamError(
             f"header: expected version {MAJOR} and known flags, found version {major}, flags {flags:#x}: "
