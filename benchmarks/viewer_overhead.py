@@ -123,7 +123,7 @@ def main(options: Options) -> None:
                     print(f"  {part:18} {milliseconds:8.4f} ms a step, {100 * found[part] / found['whole']:.4f} %", flush=True)
     middle = {mode: statistics.median(run["whole"] for run in runs[mode]) for mode in MODES}
     share = max(run["panel"] / run["whole"] for run in runs["viewer"])
-    print(f"with the viewer open: {100 * (middle['viewer'] / middle['tensorboard'] - 1):+.2f} % (medians of {options.repeats})")
+    print(f"with the viewer open: {100 * (middle['viewer'] / middle['none'] - 1):+.2f} % (medians of {options.repeats})")
     print(f"our panel: at most {100 * share:.4f} % of a step")
 
 
