@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -12,8 +14,10 @@ from test_codec_depth_refinement import SHIFT, SIZE, camera, picture
 from lmvic_ns.codec.effort import Effort, EffortName
 from lmvic_ns.codec.latent_refinement import LatentRefinement, relaxed_rounding
 from lmvic_ns.codec.model import MultiViewModel, ReferenceState
-from lmvic_ns.codec.multiview import load_codec
+from lmvic_ns.codec.multiview import EncodeOptions, MultiViewCodec, load_codec
 from lmvic_ns.codec.quality import lambda_of_level
+from lmvic_ns.errors import SceneError
+from lmvic_ns.evaluation.own_codec import photograph_scene
 from lmvic_ns.export.options import EffortName as EffortOption
 
 FIT = Effort(latent=LatentRefinement(steps=16))
@@ -93,3 +97,12 @@ def test_named_efforts() -> None:
     assert [e.latent is not None for e in efforts] == [False, False, True, True]
     with pytest.raises(ValueError, match="slowest"):
         Effort.named("slower")  # type: ignore[arg-type]
+
+
+def test_weights_for_another_metric_refuse_it(tmp_path: Path) -> None:
+    weights = dataclasses.replace(load_codec("tiny").weights, metadata={"run": json.dumps({"metric": "ms-ssim"})})
+    scene = photograph_scene((picture(0.0)[0] * 255).byte().permute(1, 2, 0).numpy())
+    with pytest.raises(SceneError, match="ms-ssim: use --effort medium"):
+        MultiViewCodec(weights).encode(scene, tmp_path / "a.lmvic", options=EncodeOptions(effort=Effort.named("slow")))
+    assert list(tmp_path.iterdir()) == []
+    assert dataclasses.replace(weights, metadata={"run": "nonsense"}).metric == "mse"

@@ -170,6 +170,11 @@ class MultiViewCodec:
         for level in (options.quality, options.depth_quality):
             if level is not None and not 0 <= level < LEVELS:
                 raise SceneError(f"quality must lie in 0..{LEVELS - 1}, not {level}")
+        if options.effort.latent is not None and self.weights.metric != "mse":
+            raise SceneError(
+                f"the efforts slow and slowest fit pictures to squared error, but these weights were trained for "
+                f"{self.weights.metric}: use --effort medium"
+            )
         tree = default_tree(scene) if tree is None else tree
         if len(tree) != len(scene):
             raise SceneError(f"the reference tree has {len(tree)} views, the scene {len(scene)}")

@@ -41,6 +41,14 @@ class Weights:
     hash: bytes
     metadata: Mapping[str, str]
 
+    @property
+    def metric(self) -> str:
+        """What they were trained to preserve: `mse` (also if they do not say) or `ms-ssim`."""
+        try:
+            return str(json.loads(self.metadata.get("run", "{}")).get("metric", "mse"))
+        except (ValueError, AttributeError):
+            return "mse"
+
 
 def serialize(model: MultiViewModel, metadata: Mapping[str, str] | None = None, *, half: bool = True) -> bytes:
     """The bytes of a weights file; the same model gives the same bytes.
