@@ -12,6 +12,7 @@ from lmvic_ns.codec.depth_refinement import DepthRefinement, WarpError
 from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.model import MultiViewModel
 from lmvic_ns.codec.multiview import load_codec
+from lmvic_ns.codec.view_encoder import CodedView, ViewEncoder
 from lmvic_ns.errors import BitstreamError
 from lmvic_ns.geometry.cameras import Cameras
 
@@ -89,16 +90,35 @@ def test_no_steps_and_no_reference_leave_depth_alone(model: MultiViewModel) -> N
     )
 
 
+@pytest.mark.parametrize(("start", "cheapest", "found"), [(40, 20, 16), (40, 40, 40), (10, 63, 63), (5, 0, 0), (30, 44, 42)])
+def test_the_level_is_walked_to_while_the_view_gets_cheaper(
+    model: MultiViewModel, monkeypatch: pytest.MonkeyPatch, start: int, cheapest: int, found: int
+) -> None:
+    tried = []
+
+    def code(_encoder: ViewEncoder, _target: Tensor, _prior: object, level: int) -> CodedView:
+        tried.append(level)
+        return CodedView(bytes([level]), b"", None, abs(level - cheapest))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ViewEncoder, "_code", code)
+    encoder = ViewEncoder(model, picture(0.0), camera(0.0), None, 40)
+    best, level = encoder._at_best_level(torch.zeros(1, 24, 32), (None, None), start, 12)
+    assert level == found == best.depth[0]
+    assert len(set(tried)) == len(tried)
+
+
 def test_each_view_finds_the_level_of_its_depth(model: MultiViewModel) -> None:
     first, second = camera(SHIFT / (120.0 * 0.5)), camera(0.0)
     depth = torch.full((1, *SIZE), 0.5)
-    noise = 0.02 * torch.randn(1, *SIZE, generator=torch.Generator().manual_seed(1)).clamp(-2, 2)
+    noisy = depth + 0.02 * torch.randn(1, *SIZE, generator=torch.Generator().manual_seed(1)).clamp(-2, 2)
     search = Effort(depth_level_stride=12)
     root, _, reference = model.compress(picture(-SHIFT), depth, first, None, 40, effort=search)
     assert root[0] == reference.depth_level == 40  # nothing to judge it by
-    found = model.compress(picture(0.0), depth + noise, second, reference, 40, effort=search)
-    assert found[2].depth_level == found[0][0] < 40  # noise is not worth its bits
-    assert len(found[0]) < len(model.compress(picture(0.0), depth + noise, second, reference, 40)[0])
+    found = model.compress(picture(0.0), noisy, second, reference, 40, effort=search)
+    assert found[2].depth_level == found[0][0]
+    encoder = ViewEncoder(model, picture(0.0), second, reference, 40)
+    costs = {level: encoder.encode(noisy, level, Effort()).cost for level in (28, 40, 52, found[0][0])}
+    assert costs[found[0][0]] == min(costs.values())
     assert model.compress(picture(0.0), depth, second, reference, 40, 7, search)[0][0] == 7  # given, it is not looked for
     decoded = model.decompress(found[0], found[1], SIZE, second, reference, 40)
     assert decoded.depth_level == found[2].depth_level
