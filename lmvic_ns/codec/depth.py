@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lmvic_ns.codec.entropy import EntropyConfig, EntropyModel
 from lmvic_ns.codec.fixed_point import ONE, FixedPointConv2d, fill_holes, from_fixed
-from lmvic_ns.codec.layers import anchor_levels, dct_deviations, dct_weight, significant
+from lmvic_ns.codec.layers import anchor_levels, dct_deviations, dct_weight, pad_to_multiple, significant
 from lmvic_ns.codec.quality import depth_lambda_of_level, step_of_lambda
 
 DEPTH_FACTOR = 4
@@ -199,3 +199,8 @@ def _fill(x: Tensor, mask: Tensor) -> Tensor:
     fixed = torch.floor((x[:, None].double() - 0.5) * (DEPTH_RANGE * ONE) + 0.5)
     filled = fill_holes(fixed, mask[:, None].double())
     return (filled[:, 0] / (DEPTH_RANGE * ONE) + 0.5).to(torch.float32)
+
+
+def pad_depth(x: Float[Tensor, "b h4 w4"]) -> Float[Tensor, "b hp wp"]:
+    """A map of the coded resolution, padded to what the block transform takes."""
+    return pad_to_multiple(x[:, None], DEPTH_STRIDE)[:, 0]

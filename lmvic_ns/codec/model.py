@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lmvic_ns.bitstream.tables import CdfTables
-from lmvic_ns.codec.depth import CODED_DEPTH_MARGIN, DEPTH_FACTOR, DEPTH_RANGE, DEPTH_STRIDE, DepthCodec, DepthConfig
+from lmvic_ns.codec.depth import CODED_DEPTH_MARGIN, DEPTH_FACTOR, DEPTH_RANGE, DEPTH_STRIDE, DepthCodec, DepthConfig, pad_depth
 from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.fixed_point import ONE
 from lmvic_ns.codec.image import PATCH, STRIDE, ImageCodec, ImageConfig, ImageContext, fixed_coverage
@@ -176,10 +176,10 @@ class MultiViewModel(nn.Module):
         prediction = mask = None
         if reference is not None and self.ablation.depth_prediction:
             prediction, mask = self._predict(reference, cameras)
-            prediction, mask = _pad_depth(prediction).float(), _pad_depth(mask.float())
+            prediction, mask = pad_depth(prediction).float(), pad_depth(mask.float())
             if keep is not None:
                 mask = mask * keep[:, None, None].to(mask.dtype)
-        depth = self.depth(_pad_depth(target), level, prediction, mask)
+        depth = self.depth(pad_depth(target), level, prediction, mask)
         decoded_depth = depth.inverse_depth[:, :h4, :w4]
         # the image learns with the depth that decoders have; its gradient does not reach the depth codec
         geometry = decoded_depth.detach()
@@ -321,7 +321,7 @@ class MultiViewModel(nn.Module):
         if reference is None or not self.ablation.cross_view or not self.ablation.depth_prediction:
             return None, None
         prediction, mask = self._predict(reference, cameras)
-        return _pad_depth(prediction), _pad_depth(mask.double())
+        return pad_depth(prediction), pad_depth(mask.double())
 
     def code_depth(
         self,
@@ -353,7 +353,3 @@ class MultiViewModel(nn.Module):
             h4, w4 = -(-h // DEPTH_FACTOR), -(-w // DEPTH_FACTOR)
             decoded_depth = torch.zeros(1, h4, w4, dtype=torch.float64, device=latent.device)
         return ReferenceState(decoded[..., :h, :w].clamp(0, 1), features, decoded_depth, cameras)
-
-
-def _pad_depth(x: Tensor) -> Tensor:
-    return pad_to_multiple(x[:, None], DEPTH_STRIDE)[:, 0]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lmvic_ns.codec.depth import CODED_DEPTH_MARGIN, DEPTH_FACTOR, DEPTH_STRIDE
+from lmvic_ns.codec.depth import CODED_DEPTH_MARGIN, DEPTH_FACTOR, pad_depth
 from lmvic_ns.codec.depth_refinement import DepthRefinement, WarpError, refine_inverse_depth
 from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.image import STRIDE, fixed_coverage
@@ -76,8 +76,7 @@ class ViewEncoder:
         if inverse_depth is None:
             return self._with_fitted_latent(self._code_image(b"", None), effort.latent)
         prior = self.model.depth_prior(self.reference, self.cameras)
-        target = downsample_inverse_depth(inverse_depth.double().to(self.image.device), DEPTH_FACTOR)
-        target = pad_to_multiple(target[:, None], DEPTH_STRIDE)[:, 0]
+        target = pad_depth(downsample_inverse_depth(inverse_depth.double().to(self.image.device), DEPTH_FACTOR))
         search = depth_level is None and self.reference is not None and self.model.ablation.cross_view
         if depth_level is None:
             inherited = None if self.reference is None else self.reference.depth_level
