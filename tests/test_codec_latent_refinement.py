@@ -93,7 +93,8 @@ def test_a_search_that_makes_it_worse_is_not_kept(model: MultiViewModel) -> None
 def test_named_efforts() -> None:
     assert get_args(EffortName) == get_args(EffortOption)
     efforts = [Effort.named(name) for name in get_args(EffortName)]
-    assert efforts[0] == Effort()
+    assert all(e.depth_search is not None and e.depth is None for e in efforts)
+    assert [e.depth_level_stride > 0 for e in efforts] == [False, True, True, True]
     assert [e.latent is not None for e in efforts] == [False, False, True, True]
     with pytest.raises(ValueError, match="slowest"):
         Effort.named("slower")  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from lmvic_ns.codec.depth_refinement import DepthRefinement
+from lmvic_ns.codec.depth_search import DepthSearch
 from lmvic_ns.codec.latent_refinement import LatentRefinement
 
 EffortName = Literal["fast", "medium", "slow", "slowest"]
@@ -16,29 +17,32 @@ class Effort:
     """What is tried for each view; a result is kept only where the view, depth and image, costs less.
 
     Attributes:
-        depth_level_stride: look for the depth's quality level by strides of so many; 0 takes the reference's.
-        depth: fit depth to its use, warping the reference; None codes it as the scene has it.
+        depth_search: code depth as the quadtree that warps best for its bits; None takes the learned depth codec.
+        depth_level_stride: look for the depth's quality level by strides of so many; 0 takes the picture's (the learned
+            codec: the reference's).
+        depth: fit depth to its use before the learned codec; None codes it as the scene has it.
         latent: fit the image's latents to the picture; None codes what the analysis network gives.
     """
 
+    depth_search: DepthSearch | None = None
     depth_level_stride: int = 0
     depth: DepthRefinement | None = None
     latent: LatentRefinement | None = None
 
     @staticmethod
     def named(name: EffortName) -> Effort:
-        """The effort that a name stands for: `fast` tries nothing, `medium` fits depth, `slow` and `slowest` latents too.
+        """The effort that a name stands for: `fast` tries one quadtree, `medium` several, `slow` and `slowest` fit latents.
 
         Raises:
             ValueError: there is no such effort.
         """
         match name:
             case "fast":
-                return Effort()
+                return Effort(DepthSearch())
             case "medium":
-                return Effort(12, DepthRefinement())
+                return Effort(DepthSearch(), 12)
             case "slow":
-                return Effort(12, DepthRefinement(), LatentRefinement())
+                return Effort(DepthSearch(), 12, latent=LatentRefinement())
             case "slowest":
-                return Effort(12, DepthRefinement(), LatentRefinement(steps=100, step_size=0.02, noise=0.7))
+                return Effort(DepthSearch(), 12, latent=LatentRefinement(steps=100, step_size=0.02, noise=0.7))
         raise ValueError(f"there is no effort '{name}'; there are {', '.join(get_args(EffortName))}")

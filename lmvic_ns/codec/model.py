@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lmvic_ns.bitstream.tables import CdfTables
 from lmvic_ns.codec.depth import CODED_DEPTH_MARGIN, DEPTH_FACTOR, DEPTH_RANGE, DEPTH_STRIDE, DepthCodec, DepthConfig, pad_depth
+from lmvic_ns.codec.depth_quadtree import integer_prediction, read_depth
 from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.fixed_point import ONE
 from lmvic_ns.codec.image import PATCH, STRIDE, ImageCodec, ImageConfig, ImageContext, fixed_coverage
@@ -18,7 +19,7 @@ from lmvic_ns.codec.layers import pad_to_multiple
 from lmvic_ns.codec.quality import LEVELS
 from lmvic_ns.codec.rates import scale_tables
 from lmvic_ns.codec.symbols import SymbolReader, SymbolWriter
-from lmvic_ns.codec.view_encoder import ViewEncoder
+from lmvic_ns.codec.view_encoder import QUADTREE, ViewEncoder
 from lmvic_ns.errors import BitstreamError
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.geometry.disparity import disparity_and_mask, downsample_inverse_depth, upsample_inverse_depth
@@ -286,10 +287,16 @@ class MultiViewModel(nn.Module):
         h, w = size
         device = self.table_cdf.device
         decoded_depth = depth_level = None
-        if depth:
+        if depth and depth[0] == QUADTREE:
+            map_size = -(-h // DEPTH_FACTOR), -(-w // DEPTH_FACTOR)
+            prediction = self.quadtree_prediction(reference, cameras)
+            decoded_depth = read_depth(depth[1:], map_size, prediction, f"{name}: depth part", device)
+        elif depth:
             depth_level = depth[0]
             if depth_level >= LEVELS:
-                raise BitstreamError(f"{name}: depth part: quality: expected 0..{LEVELS - 1}, found {depth_level}")
+                raise BitstreamError(
+                    f"{name}: depth part: expected a quality 0..{LEVELS - 1} or {QUADTREE} (quadtree), found {depth_level}"
+                )
             reader = SymbolReader(depth[1:], self.tables, f"{name}: depth part")
             decoded_depth = self.code_depth(reader, size, depth_level, *self.depth_prior(reference, cameras), None)
             reader.finish()
@@ -322,6 +329,12 @@ class MultiViewModel(nn.Module):
             return None, None
         prediction, mask = self._predict(reference, cameras)
         return pad_depth(prediction), pad_depth(mask.double())
+
+    def quadtree_prediction(self, reference: ReferenceState | None, cameras: Cameras) -> Tensor | None:
+        """Depth prediction (10) as the quadtree takes it; None without a reference."""
+        if reference is None or not self.ablation.cross_view or not self.ablation.depth_prediction:
+            return None
+        return integer_prediction(*self._predict(reference, cameras))
 
     def code_depth(
         self,

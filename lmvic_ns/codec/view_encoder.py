@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmvic_ns.codec.depth import CODED_DEPTH_MARGIN, DEPTH_FACTOR, pad_depth
+from lmvic_ns.codec.depth_quadtree import write_depth
 from lmvic_ns.codec.depth_refinement import DepthRefinement, WarpError, refine_inverse_depth
+from lmvic_ns.codec.depth_search import (
+    WarpCosts,
+    bits_of_halving,
+    cheapest_quadtree,
+    coding_noise,
+    predicted_costs,
+    root_costs,
+)
 from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.image import STRIDE, fixed_coverage
 from lmvic_ns.codec.latent_refinement import LatentRefinement, refine_latent
@@ -19,6 +29,9 @@ from lmvic_ns.codec.quality import LEVELS, lambda_of_level
 from lmvic_ns.codec.symbols import SymbolWriter
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.geometry.disparity import disparity_and_mask, downsample_inverse_depth, upsample_inverse_depth
+
+QUADTREE = 255
+"""First byte of a depth part that holds a quadtree; smaller ones are the quality level of the learned depth codec."""
 
 if TYPE_CHECKING:
     from lmvic_ns.codec.model import MultiViewModel, ReferenceState
@@ -75,6 +88,10 @@ class ViewEncoder:
         """
         if inverse_depth is None:
             return self._with_fitted_latent(self._code_image(b"", None), effort.latent)
+        if effort.depth_search is not None:
+            small = downsample_inverse_depth(inverse_depth.double().to(self.image.device), DEPTH_FACTOR)[0].float()
+            coded = self._as_quadtree(small, depth_level, effort)
+            return self._with_fitted_latent(coded, effort.latent)
         prior = self.model.depth_prior(self.reference, self.cameras)
         target = pad_depth(downsample_inverse_depth(inverse_depth.double().to(self.image.device), DEPTH_FACTOR))
         search = depth_level is None and self.reference is not None and self.model.ablation.cross_view
@@ -82,7 +99,9 @@ class ViewEncoder:
             inherited = None if self.reference is None else self.reference.depth_level
             depth_level = self.level if inherited is None else inherited
         if search and effort.depth_level_stride:
-            coded, depth_level = self._at_best_level(target, prior, depth_level, effort.depth_level_stride)
+            coded, depth_level = self._at_best_level(
+                lambda level: self._code(target, prior, level), depth_level, effort.depth_level_stride
+            )
         else:
             coded = self._code(target, prior, depth_level)
         if effort.depth is not None and effort.depth.steps and self.reference is not None and self.model.ablation.alignment:
@@ -91,14 +110,37 @@ class ViewEncoder:
             coded = min(coded, self._code(fitted, prior, depth_level), key=lambda view: view.cost)
         return self._with_fitted_latent(coded, effort.latent)
 
-    def _at_best_level(
-        self, target: Tensor, prior: tuple[Tensor | None, Tensor | None], start: int, stride: int
-    ) -> tuple[CodedView, int]:
+    def _as_quadtree(self, target: Tensor, depth_level: int | None, effort: Effort) -> CodedView:
+        """The view with its depth as the quadtree that warps best for its bits."""
+        search, reference, size = effort.depth_search, self.reference, (target.shape[0], target.shape[1])
+        assert search is not None
+        prediction = self.model.quadtree_prediction(reference, self.cameras)
+        if reference is None or prediction is None:
+            tree, profile, _ = cheapest_quadtree(root_costs(target, search), 0, predicted=False)
+            part, depth = write_depth(tree, size, search.root_step, profile, None)
+            return self._code_image(bytes([QUADTREE]) + part, depth)
+        noise = coding_noise(self.level)
+        warp = WarpCosts(self.image, self.cameras, reference.image, reference.cameras, prediction, noise)
+        step = warp.step_of(search.step_pixels)
+        warped, faithful = predicted_costs(warp, step, target, prediction, search)
+
+        def code(level: int) -> CodedView:
+            costs = bits_of_halving(level, search) * warped + faithful
+            tree, profile, _ = cheapest_quadtree(costs, -search.reach, predicted=True)
+            part, depth = write_depth(tree, size, step, profile, prediction)
+            return self._code_image(bytes([QUADTREE]) + part, depth)
+
+        if depth_level is not None or not effort.depth_level_stride:
+            return code(self.level if depth_level is None else depth_level)
+        return self._at_best_level(code, self.level, effort.depth_level_stride)[0]
+
+    @staticmethod
+    def _at_best_level(code: Callable[[int], CodedView], start: int, stride: int) -> tuple[CodedView, int]:
         """Walks from a level by strides, upwards or else downwards, as long as the whole view gets cheaper."""
-        best, level = self._code(target, prior, start), start
+        best, level = code(start), start
         for step in (stride, -stride):
             while (trial_level := min(max(level + step, 0), LEVELS - 1)) != level:
-                trial = self._code(target, prior, trial_level)
+                trial = code(trial_level)
                 if trial.cost >= best.cost:
                     break
                 best, level = trial, trial_level
@@ -125,7 +167,7 @@ class ViewEncoder:
         coded = self.model.image.entropy.compress(latent, self.level, writer, fixed_coverage(coverage), prior, direct, hyper)
         data = writer.finish()
         state = self.model.reconstruct(coded, self.quality, context, decoded_depth, self.cameras, self.size)
-        if depth:
+        if depth and depth[0] != QUADTREE:
             state.depth_level = depth[0]
         error = (state.image - self.image).square().mean().item()
         bits = 8 * (len(depth) + len(data)) / (self.size[0] * self.size[1])
