@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from lmvic_ns.codec.depth_refinement import DepthRefinement
@@ -28,6 +28,10 @@ class Effort:
     depth_level_stride: int = 0
     depth: DepthRefinement | None = None
     latent: LatentRefinement | None = None
+
+    def with_learned_depth(self) -> Effort:
+        """The same with the learned depth codec, its depth fitted to the warp where levels are looked for."""
+        return replace(self, depth_search=None, depth=DepthRefinement() if self.depth_level_stride else None)
 
     @staticmethod
     def named(name: EffortName) -> Effort:

@@ -9,6 +9,7 @@ from lmvic_ns.errors import LmvicError
 
 ReferenceStructure = Literal["tree", "chain", "none"]
 EffortName = Literal["fast", "medium", "slow", "slowest"]  # repeated from lmvic_ns.codec.effort, which imports torch
+DepthCoding = Literal["quadtree", "learned"]
 LEVELS = 64  # repeated from lmvic_ns.codec.quality, which imports torch: `--help` must not
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class CodingOptions:
     """Most references on the way to a view of a tree, so that one view decodes fast."""
     effort: EffortName = "medium"
     """Work put into each view to make the file smaller; decoding takes the same time after all of them."""
+    depth_coding: DepthCoding = "quadtree"
+    """A quadtree of what warping needs of the depth, in few bytes, or the learned depth codec, for depth that is to be used."""
     depth_quality: int | None = None
     """Quality level of the depth; without it, each view's own (with --effort fast, the picture's)."""
     downscale: int = 1
@@ -57,7 +60,8 @@ class CodingOptions:
         """What the codec is told about the effort."""
         from lmvic_ns.codec.effort import Effort
 
-        return Effort.named(self.effort)
+        effort = Effort.named(self.effort)
+        return effort if self.depth_coding == "quadtree" else effort.with_learned_depth()
 
     def check(self) -> None:
         """Raise on values that make no sense.
