@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 import threading
@@ -96,11 +97,22 @@ def viser_server(host: str, port: int) -> Iterator[Any]:
     """
     import viser
 
+    logging.getLogger("asyncio").addFilter(not_of_closed_connections)  # adding it again changes nothing
     server = viser.ViserServer(host=host, port=free_port(host, port), label="lmvic view", verbose=False)
     try:
         yield server
     finally:
         server.stop()
+
+
+def not_of_closed_connections(record: logging.LogRecord) -> bool:
+    """False for what websockets raises when the server stops while a connection comes or goes: no one's fault."""
+    trace = record.exc_info[2] if record.exc_info else None
+    while trace is not None:
+        if "websockets" in Path(trace.tb_frame.f_code.co_filename).parts:
+            return False
+        trace = trace.tb_next
+    return True
 
 
 @contextmanager
