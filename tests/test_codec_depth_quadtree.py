@@ -11,6 +11,7 @@ from test_codec_depth_refinement import SHIFT, SIZE, camera, picture
 from lmvic_ns.codec.depth_quadtree import (
     BLOCKS,
     PROFILES,
+    QUADTREE,
     UNIT,
     Quadtree,
     code_offsets,
@@ -25,7 +26,6 @@ from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.model import MultiViewModel
 from lmvic_ns.codec.multiview import load_codec
 from lmvic_ns.codec.symbols import SymbolWriter
-from lmvic_ns.codec.view_encoder import QUADTREE
 from lmvic_ns.errors import BitstreamError
 
 

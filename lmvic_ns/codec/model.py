@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lmvic_ns.bitstream.tables import CdfTables
 from lmvic_ns.codec.depth import CODED_DEPTH_MARGIN, DEPTH_FACTOR, DEPTH_RANGE, DEPTH_STRIDE, DepthCodec, DepthConfig, pad_depth
-from lmvic_ns.codec.depth_quadtree import integer_prediction, read_depth
+from lmvic_ns.codec.depth_quadtree import QUADTREE, integer_prediction, read_depth
 from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.fixed_point import ONE
 from lmvic_ns.codec.image import PATCH, STRIDE, ImageCodec, ImageConfig, ImageContext, fixed_coverage
@@ -19,7 +19,7 @@ from lmvic_ns.codec.layers import pad_to_multiple
 from lmvic_ns.codec.quality import LEVELS
 from lmvic_ns.codec.rates import scale_tables
 from lmvic_ns.codec.symbols import SymbolReader, SymbolWriter
-from lmvic_ns.codec.view_encoder import QUADTREE, ViewEncoder
+from lmvic_ns.codec.view_encoder import ViewEncoder
 from lmvic_ns.errors import BitstreamError
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.geometry.disparity import disparity_and_mask, downsample_inverse_depth, upsample_inverse_depth
@@ -62,7 +62,7 @@ class ReferenceState:
         features: decoder features at 1/8 (of the padded image).
         inverse_depth: normalised inverse depth at 1/4, multiples of 1/65536 when decoding.
         cameras: at full resolution.
-        depth_level: quality level of the coded depth; None without, and in training.
+        depth_level: quality level of depth that the learned codec coded; None without, and in training.
     """
 
     image: Float[Tensor, "b 3 h w"]
@@ -258,7 +258,8 @@ class MultiViewModel(nn.Module):
             cameras: of the view, as the decoder will have them.
             reference: state of the decoded parent, or None.
             level: quality level of the image.
-            depth_level: quality level of the depth; by default the reference's (a root's is `level`) or what `effort` finds.
+            depth_level: quality level of the depth; by default what `effort` finds, else `level` (the learned codec: the
+                reference's).
             effort: what to try for this view, keeping what costs least; by default nothing.
 
         Returns:
@@ -325,16 +326,18 @@ class MultiViewModel(nn.Module):
 
     def depth_prior(self, reference: ReferenceState | None, cameras: Cameras) -> tuple[Tensor | None, Tensor | None]:
         """Padded depth prediction (10) and its mask in float64; None without a reference."""
-        if reference is None or not self.ablation.cross_view or not self.ablation.depth_prediction:
-            return None, None
-        prediction, mask = self._predict(reference, cameras)
-        return pad_depth(prediction), pad_depth(mask.double())
+        found = self._prediction(reference, cameras)
+        return (None, None) if found is None else (pad_depth(found[0]), pad_depth(found[1].double()))
 
     def quadtree_prediction(self, reference: ReferenceState | None, cameras: Cameras) -> Tensor | None:
         """Depth prediction (10) as the quadtree takes it; None without a reference."""
+        found = self._prediction(reference, cameras)
+        return None if found is None else integer_prediction(*found)
+
+    def _prediction(self, reference: ReferenceState | None, cameras: Cameras) -> tuple[Tensor, Tensor] | None:
         if reference is None or not self.ablation.cross_view or not self.ablation.depth_prediction:
             return None
-        return integer_prediction(*self._predict(reference, cameras))
+        return self._predict(reference, cameras)
 
     def code_depth(
         self,

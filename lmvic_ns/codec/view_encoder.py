@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmvic_ns.codec.depth import CODED_DEPTH_MARGIN, DEPTH_FACTOR, pad_depth
-from lmvic_ns.codec.depth_quadtree import write_depth
+from lmvic_ns.codec.depth_quadtree import QUADTREE, write_depth
 from lmvic_ns.codec.depth_refinement import DepthRefinement, WarpError, refine_inverse_depth
 from lmvic_ns.codec.depth_search import (
     WarpCosts,
@@ -29,9 +29,6 @@ from lmvic_ns.codec.quality import LEVELS, lambda_of_level
 from lmvic_ns.codec.symbols import SymbolWriter
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.geometry.disparity import disparity_and_mask, downsample_inverse_depth, upsample_inverse_depth
-
-QUADTREE = 255
-"""First byte of a depth part that holds a quadtree; smaller ones are the quality level of the learned depth codec."""
 
 if TYPE_CHECKING:
     from lmvic_ns.codec.model import MultiViewModel, ReferenceState
@@ -83,7 +80,8 @@ class ViewEncoder:
 
         Args:
             inverse_depth: normalised, at full resolution; None codes no depth.
-            depth_level: quality level of the depth; None takes the reference's, or the one that costs least beside it.
+            depth_level: quality level of the depth; None starts from the picture's (the learned codec: the reference's) and
+                looks for the one that costs least as far as the effort goes.
             effort: what to try.
         """
         if inverse_depth is None:
@@ -119,8 +117,7 @@ class ViewEncoder:
             tree, profile, _ = cheapest_quadtree(root_costs(target, search), 0, predicted=False)
             part, depth = write_depth(tree, size, search.root_step, profile, None)
             return self._code_image(bytes([QUADTREE]) + part, depth)
-        noise = coding_noise(self.level)
-        warp = WarpCosts(self.image, self.cameras, reference.image, reference.cameras, prediction, noise)
+        warp = WarpCosts(self.image, self.cameras, reference.image, reference.cameras, prediction, coding_noise(self.level))
         step = warp.step_of(search.step_pixels)
         warped, faithful = predicted_costs(warp, step, target, prediction, search)
 
