@@ -27,6 +27,7 @@ from lmvic_ns.codec.model import MultiViewModel
 from lmvic_ns.codec.multiview import load_codec
 from lmvic_ns.codec.symbols import SymbolWriter
 from lmvic_ns.errors import BitstreamError
+from lmvic_ns.geometry.cameras import Cameras
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,31 @@ def test_a_view_finds_the_right_depth_and_decoders_have_it(model: MultiViewModel
     assert torch.allclose(decoded.image, state.image, atol=1e-5)
     learned = model.compress(picture(0.0), wrong, second, root[2], 40, None, Effort())
     assert learned[0][0] < QUADTREE and len(depth) < len(learned[0])
+
+
+def test_training_sees_the_depth_of_files(model: MultiViewModel) -> None:
+    """A batch of two chains, one without its reference: depth and its bits are those that files get."""
+    search = Effort.named("fast").depth_search
+    first, second = camera(SHIFT / (120.0 * 0.5)), camera(0.0)
+    right = torch.full((1, *SIZE), 0.5)
+    level = torch.tensor([40.0, 10.0])
+    pictures = [picture(shift).expand(2, -1, -1, -1) for shift in (-SHIFT, 0.0)]
+    with torch.no_grad():
+        both = Cameras.cat([first, first]), Cameras.cat([second, second])
+        deep = (right + 0.06).expand(2, -1, -1)
+        root = model.forward_view(pictures[0], right.expand(2, -1, -1), both[0], None, level, depth_search=search)
+        keep = torch.tensor([True, False])
+        view = model.forward_view(pictures[1], deep, both[1], root.state, level, keep, depth_search=search)
+    assert root.state is not None and view.inverse_depth is not None
+    for sample, reference in enumerate((root.state.sample(0), None)):
+        depth, _, state = model.compress(
+            picture(0.0), right + 0.06, second, reference, int(level[sample]), None, Effort.named("fast")
+        )
+        assert torch.equal(view.inverse_depth[sample], state.inverse_depth[0].float())
+        assert view.depth_bits[sample] == 8 * len(depth)
+    # the second sample's image ignores its reference, whatever its depth is
+    alone = model.forward_photo(picture(0.0), level[1:])
+    assert torch.allclose(view.image[1:], alone.image, atol=1e-5)
 
 
 def test_costs_are_least_where_the_pictures_agree() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from codec_scenes import plane_scene, small_codec, small_model
 
-from lmvic_ns.codec.entropy import STEPS, step_masks
+from lmvic_ns.codec.entropy_networks import STEPS, step_masks
 from lmvic_ns.codec.fixed_point import FixedPointConv2d, fill_holes, from_fixed, to_fixed
 from lmvic_ns.codec.multiview import MultiViewCodec
 from lmvic_ns.codec.weights import save_weights, untrained_weights

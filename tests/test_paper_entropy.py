@@ -10,7 +10,7 @@ from torch import Tensor
 from lmvic_ns.codec.paper.config import PaperConfig
 from lmvic_ns.codec.paper.entropy import GROUPS, STEPS, LatentEntropyModel, fold, quadtree_masks, unfold
 from lmvic_ns.codec.paper.layers import ViewContext
-from lmvic_ns.codec.paper.symbols import tables_of
+from lmvic_ns.codec.paper.tables import tables_of
 from lmvic_ns.errors import BitstreamError, WeightsError
 
 N, M = 8, 12

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lmvic_ns.codec.depth import DEPTH_FACTOR
-from lmvic_ns.codec.depth_quadtree import BLOCKS, LARGEST_CHANGE, PROFILES, UNIT, Quadtree, quadtree_tables
+from lmvic_ns.codec.depth_quadtree import BLOCKS, LARGEST_CHANGE, PROFILES, UNIT, Quadtree, quadtree_tables, write_depth
 from lmvic_ns.codec.quality import lambda_of_level
 from lmvic_ns.geometry.cameras import Cameras, relative_projection
 
@@ -44,7 +44,7 @@ class DepthSearch:
     root_worth: float = 1.0
 
 
-def coding_noise(level: int) -> float:
+def coding_noise(level: float) -> float:
     """Mean squared error that pictures of this level have, roughly: what is below it costs nothing."""
     return 0.01 / float(lambda_of_level(torch.tensor(float(level)))) ** 0.5
 
@@ -150,9 +150,45 @@ def _leaf_means(x: Float[Tensor, "h4 w4"]) -> Float[Tensor, "rows columns"]:
     return F.avg_pool2d(x[None, None].float(), BLOCKS[-1], ceil_mode=True)[0, 0]
 
 
-def bits_of_halving(level: int, search: DepthSearch) -> float:
+def bits_of_halving(level: float, search: DepthSearch) -> float:
     """What half the warp error saves in a leaf at this level."""
     return search.worth * float(lambda_of_level(torch.tensor(float(level)))) ** 0.5 * LEAF**2
+
+
+class QuadtreeEncoder:
+    """Codes a view's depth as the quadtree that warps its reference best for its bits, at any level.
+
+    Args:
+        target: the view's depth, normalised, at a quarter of its resolution.
+        search: what is tried.
+        warp: how well the reference shows the view at each offset; None codes the depth for itself.
+        prediction: inverse depth that offsets are added to, in units; None exactly where `warp` is.
+    """
+
+    def __init__(
+        self,
+        target: Float[Tensor, "h4 w4"],
+        search: DepthSearch,
+        warp: WarpCosts | None = None,
+        prediction: Int[Tensor, "h4 w4"] | None = None,
+    ):
+        self._size = target.shape[0], target.shape[1]
+        self._search, self._prediction = search, prediction
+        self.predicted = warp is not None and prediction is not None
+        if warp is None or prediction is None:
+            self._step, self._first, self._warped = search.root_step, 0, None
+            self._faithful = root_costs(target, search)
+        else:
+            self._step, self._first = warp.step_of(search.step_pixels), -search.reach
+            self._warped, self._faithful = predicted_costs(warp, self._step, target, prediction, search)
+
+    def __call__(self, level: float) -> tuple[bytes, Float[Tensor, "1 h4 w4"]]:
+        """The depth part for what a good warp is worth at this level, and the depth that decoders will have."""
+        costs = self._faithful
+        if self._warped is not None:
+            costs = costs + bits_of_halving(level, self._search) * self._warped
+        tree, profile, _ = cheapest_quadtree(costs, self._first, self.predicted)
+        return write_depth(tree, self._size, self._step, profile, self._prediction)
 
 
 def cheapest_quadtree(costs: Float[Tensor, "k rows columns"], first: int, predicted: bool) -> tuple[Quadtree, int, float]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lmvic_ns.bitstream.tables import CdfTables
 from lmvic_ns.codec.depth import CODED_DEPTH_MARGIN, DEPTH_FACTOR, DEPTH_RANGE, DEPTH_STRIDE, DepthCodec, DepthConfig, pad_depth
 from lmvic_ns.codec.depth_quadtree import QUADTREE, integer_prediction, read_depth
+from lmvic_ns.codec.depth_search import DepthSearch, QuadtreeEncoder, WarpCosts, coding_noise
 from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.fixed_point import ONE
 from lmvic_ns.codec.image import PATCH, STRIDE, ImageCodec, ImageConfig, ImageContext, fixed_coverage
@@ -74,6 +75,17 @@ class ReferenceState:
     def detach(self) -> ReferenceState:
         """Without gradients."""
         return replace(self, image=self.image.detach(), features=self.features.detach())
+
+    def sample(self, number: int) -> ReferenceState:
+        """One sample of a batch."""
+        one = slice(number, number + 1)
+        return replace(
+            self,
+            image=self.image[one],
+            features=self.features[one],
+            inverse_depth=self.inverse_depth[one],
+            cameras=self.cameras[number],
+        )
 
 
 @dataclass
@@ -156,6 +168,7 @@ class MultiViewModel(nn.Module):
         level: Float[Tensor, "b"],
         keep: Tensor | None = None,
         depth_trust: Float[Tensor, "b"] | None = None,
+        depth_search: DepthSearch | None = None,
     ) -> ViewOutput:
         """One view of a chain.
 
@@ -168,12 +181,32 @@ class MultiViewModel(nn.Module):
             keep: False drops the reference of that sample (so that first views stay good).
             depth_trust: how far the image's geometry goes from the decoded depth (0, the default) towards the true one (1):
                 encoders refine depth for the warp, which is better than what this pass decodes.
+            depth_search: code depth as files do, as the quadtree that this finds, instead of by the learned depth codec; then
+                `depth_trust` is not used, and depth has no gradient.
         """
         if not self.ablation.cross_view:
             reference = None
         target = downsample_inverse_depth(inverse_depth.double(), DEPTH_FACTOR).float()
-        h4, w4 = target.shape[-2:]
         h, w = image.shape[-2:]
+        if depth_search is not None:
+            exact, depth_bits = self._quadtree_depth(image, target, cameras, reference, level, keep, depth_search)
+            decoded_depth = exact.float()
+        else:
+            decoded_depth, depth_bits = self._learned_depth(target, cameras, reference, level, keep)
+            # the image learns with the depth that decoders have; its gradient does not reach the depth codec
+            geometry = decoded_depth.detach()
+            if depth_trust is not None:
+                geometry = geometry + depth_trust[:, None, None] * (target - geometry)
+            exact = torch.round(geometry.double().clamp(0, 1) * (DEPTH_RANGE * ONE)) / (DEPTH_RANGE * ONE)
+        context = None if reference is None else self._context(reference, exact, cameras, (h, w))
+        decoded, features, bits = self._forward_image(image, level, context, keep)
+        state = ReferenceState(decoded, features, exact, cameras)
+        return ViewOutput(decoded, bits, decoded_depth, depth_bits, target, state)
+
+    def _learned_depth(
+        self, target: Tensor, cameras: Cameras, reference: ReferenceState | None, level: Tensor, keep: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        h4, w4 = target.shape[-2:]
         prediction = mask = None
         if reference is not None and self.ablation.depth_prediction:
             prediction, mask = self._predict(reference, cameras)
@@ -181,16 +214,30 @@ class MultiViewModel(nn.Module):
             if keep is not None:
                 mask = mask * keep[:, None, None].to(mask.dtype)
         depth = self.depth(pad_depth(target), level, prediction, mask)
-        decoded_depth = depth.inverse_depth[:, :h4, :w4]
-        # the image learns with the depth that decoders have; its gradient does not reach the depth codec
-        geometry = decoded_depth.detach()
-        if depth_trust is not None:
-            geometry = geometry + depth_trust[:, None, None] * (target - geometry)
-        exact = torch.round(geometry.double().clamp(0, 1) * (DEPTH_RANGE * ONE)) / (DEPTH_RANGE * ONE)
-        context = None if reference is None else self._context(reference, exact, cameras, (h, w))
-        decoded, features, bits = self._forward_image(image, level, context, keep)
-        state = ReferenceState(decoded, features, exact, cameras)
-        return ViewOutput(decoded, bits, decoded_depth, depth.bits, target, state)
+        return depth.inverse_depth[:, :h4, :w4], depth.bits
+
+    @torch.no_grad()
+    def _quadtree_depth(
+        self,
+        image: Tensor,
+        target: Tensor,
+        cameras: Cameras,
+        reference: ReferenceState | None,
+        level: Tensor,
+        keep: Tensor | None,
+        search: DepthSearch,
+    ) -> tuple[Tensor, Tensor]:
+        """Each sample's depth as its file would hold it, and the bits of that."""
+        maps, bits = [], []
+        for n in range(len(image)):
+            one = slice(n, n + 1)
+            alone = reference is None or (keep is not None and not bool(keep[n]))
+            parent = None if reference is None or alone else reference.sample(n)
+            encoder = self.quadtree_encoder(image[one], cameras[n], target[n], parent, float(level[n]), search)
+            part, depth = encoder(float(level[n]))
+            maps.append(depth)
+            bits.append(8.0 * (1 + len(part)))
+        return torch.cat(maps), torch.tensor(bits, device=image.device)
 
     def _forward_image(
         self, image: Tensor, level: Tensor, context: ImageContext | None, keep: Tensor | None
@@ -333,6 +380,23 @@ class MultiViewModel(nn.Module):
         """Depth prediction (10) as the quadtree takes it; None without a reference."""
         found = self._prediction(reference, cameras)
         return None if found is None else integer_prediction(*found)
+
+    def quadtree_encoder(
+        self,
+        image: Float[Tensor, "1 3 h w"],
+        cameras: Cameras,
+        target: Float[Tensor, "h4 w4"],
+        reference: ReferenceState | None,
+        level: float,
+        search: DepthSearch,
+    ) -> QuadtreeEncoder:
+        """Encoder of a view's depth (`target`, normalised) beside its decoded reference."""
+        prediction = self.quadtree_prediction(reference, cameras)
+        if reference is None or prediction is None:
+            return QuadtreeEncoder(target, search)
+        shown = reference.image.float().clamp(0, 1)
+        warp = WarpCosts(image, cameras, shown, reference.cameras, prediction, coding_noise(level))
+        return QuadtreeEncoder(target, search, warp, prediction)
 
     def _prediction(self, reference: ReferenceState | None, cameras: Cameras) -> tuple[Tensor, Tensor] | None:
         if reference is None or not self.ablation.cross_view or not self.ablation.depth_prediction:

@@ -13,7 +13,7 @@ from lmvic_ns.bitstream.tables import CdfTables
 
 
 class SymbolCoder(Protocol):
-    """What the quadtree steps need of a coder: the same call writes or reads."""
+    """The same call writes symbols or reads them, so that encoder and decoder run one procedure."""
 
     def code(self, symbols: Tensor | None, indexes: Tensor) -> Tensor:
         """Codes float64 integers under these table indexes and returns them as the decoder will see them."""
@@ -27,9 +27,9 @@ class SymbolWriter:
         self._encoder = Encoder(tables)
 
     def code(self, symbols: Tensor | None, indexes: Tensor) -> Tensor:
-        """Writes and returns the symbols, clamped to 16 bits."""
-        assert symbols is not None
-        symbols = symbols.clamp(-32768, 32767)
+        """Writes and returns the symbols, clamped to 16 bits; NaN counts as 0."""
+        assert symbols is not None, "a writer needs the symbols"
+        symbols = symbols.double().nan_to_num().clamp(-32768, 32767)
         self._encoder.encode(symbols.cpu().numpy().astype(np.int16).ravel(), indexes.cpu().numpy().astype(np.uint8).ravel())
         return symbols
 

@@ -11,16 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmvic_ns.codec.depth import CODED_DEPTH_MARGIN, DEPTH_FACTOR, pad_depth
-from lmvic_ns.codec.depth_quadtree import QUADTREE, write_depth
+from lmvic_ns.codec.depth_quadtree import QUADTREE
 from lmvic_ns.codec.depth_refinement import DepthRefinement, WarpError, refine_inverse_depth
-from lmvic_ns.codec.depth_search import (
-    WarpCosts,
-    bits_of_halving,
-    cheapest_quadtree,
-    coding_noise,
-    predicted_costs,
-    root_costs,
-)
 from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.image import STRIDE, fixed_coverage
 from lmvic_ns.codec.latent_refinement import LatentRefinement, refine_latent
@@ -110,23 +102,15 @@ class ViewEncoder:
 
     def _as_quadtree(self, target: Tensor, depth_level: int | None, effort: Effort) -> CodedView:
         """The view with its depth as the quadtree that warps best for its bits."""
-        search, reference, size = effort.depth_search, self.reference, (target.shape[0], target.shape[1])
-        assert search is not None
-        prediction = self.model.quadtree_prediction(reference, self.cameras)
-        if reference is None or prediction is None:
-            tree, profile, _ = cheapest_quadtree(root_costs(target, search), 0, predicted=False)
-            part, depth = write_depth(tree, size, search.root_step, profile, None)
-            return self._code_image(bytes([QUADTREE]) + part, depth)
-        warp = WarpCosts(self.image, self.cameras, reference.image, reference.cameras, prediction, coding_noise(self.level))
-        step = warp.step_of(search.step_pixels)
-        warped, faithful = predicted_costs(warp, step, target, prediction, search)
+        assert effort.depth_search is not None
+        encoder = self.model.quadtree_encoder(self.image, self.cameras, target, self.reference, self.level, effort.depth_search)
 
         def code(level: int) -> CodedView:
-            costs = bits_of_halving(level, search) * warped + faithful
-            tree, profile, _ = cheapest_quadtree(costs, -search.reach, predicted=True)
-            part, depth = write_depth(tree, size, step, profile, prediction)
+            part, depth = encoder(level)
             return self._code_image(bytes([QUADTREE]) + part, depth)
 
+        if not encoder.predicted:
+            return code(self.level)
         if depth_level is not None or not effort.depth_level_stride:
             return code(self.level if depth_level is None else depth_level)
         return self._at_best_level(code, self.level, effort.depth_level_stride)[0]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from torch import Tensor
@@ -56,11 +57,13 @@ class TrainScenesConfig(OptionsConfig):
     """Share of the steps that take photographs (as many crops as the chains have), so that the intra path stays good."""
     detach: bool = False
     """Cut the gradient between the views of a chain: less memory, worse references."""
+    depth_coding: Literal["quadtree", "learned"] = "quadtree"
+    """What codes the chains' depth, and so gives the image its geometry: the quadtree of files, or the learned codec."""
     train_depth: bool = True
-    """Train the depth codec as well; off leaves it as it is in --init (stage `depth` trains it alone, in minutes)."""
+    """With learned depth: train its codec as well; off leaves it as it is in --init (stage `depth` trains it in minutes)."""
     depth_trust: float = 1.0
-    """The image's geometry is drawn between the decoded depth and up to so far towards the true one (0..1): encoders
-    refine depth, so files bring better depth than a training step decodes."""
+    """With learned depth: the image's geometry is drawn between the decoded depth and up to so far towards the true one
+    (0..1): encoders refine depth, so files bring better depth than a training step decodes."""
     level_spread: float = 8.0
     """Views of a chain have quality levels up to so far from the chain's, the first up to twice as far above it."""
     view_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
@@ -153,6 +156,7 @@ def train_scenes(config: TrainScenesConfig) -> None:
     """Train the cross-view path on chains of views (stage `scenes`), loss (9)."""
     started = now()
     require_lightning()
+    from lmvic_ns.codec.depth_search import DepthSearch
     from lmvic_ns.codec.quality import depth_lambda_of_level, lambda_of_level
     from lmvic_ns.training.objectives import ChainObjective, LossConfig, level_of_lambda
     from lmvic_ns.training.runner import run_training
@@ -170,7 +174,8 @@ def train_scenes(config: TrainScenesConfig) -> None:
     views = sum(len(scene) for scene in training)
     print(f"{len(training)} scenes with {views} views and {len(photos)} photographs to train on, {memory:.0f} MB")
     model = start_model(config)
-    if not config.train_depth:
+    quadtree = DepthSearch() if config.depth_coding == "quadtree" else None
+    if quadtree is not None or not config.train_depth:
         model.depth.requires_grad_(False)
     loss = LossConfig(config.metric, config.level_weight_power, config.fixed_lambda)
     fixed = None if loss.fixed_lambda is None else level_of_lambda(loss.fixed_lambda, lambda_of_level, model.levels)
@@ -188,7 +193,7 @@ def train_scenes(config: TrainScenesConfig) -> None:
 
     def validate(model):
         return [
-            *rd_chains(model, chains, looked_at, lambda_of_level),
+            *rd_chains(model, chains, looked_at, lambda_of_level, depth_search=quadtree),
             *rd_chains(model, chains, looked_at, lambda_of_level, independent=True),
             *rd_curve(model, pictures, looked_at, lambda_of_level),
         ]
@@ -202,6 +207,7 @@ def train_scenes(config: TrainScenesConfig) -> None:
         detach=config.detach,
         depth_trust=config.depth_trust,
         level_spread=0.0 if fixed is not None else config.level_spread,
+        depth_search=quadtree,
     )
     run_training(model, objective, dataset, collate_mixed, validate, optimization, run)
 

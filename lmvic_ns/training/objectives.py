@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lmvic_ns.codec.depth_search import DepthSearch
 from lmvic_ns.training.data import PhotoBatch
 from lmvic_ns.training.losses import (
     VIEW_WEIGHTS,
@@ -103,6 +104,7 @@ class ChainObjective:
         depth_trust: each sample's geometry lies between the decoded depth and up to so far towards the true one.
         level_spread: views of a chain have levels of their own, up to so far from the chain's (the first view, which all
             others live on, up to twice as far above it): references are seen better and worse than the view.
+        depth_search: code depth as files do, as the quadtree that this finds; None takes the learned depth codec.
     """
 
     def __init__(
@@ -116,11 +118,13 @@ class ChainObjective:
         detach: bool = False,
         depth_trust: float = 0.0,
         level_spread: float = 0.0,
+        depth_search: DepthSearch | None = None,
     ):
         self.photos = PhotoObjective(config, lambda_of_level, levels)
         self.config, self.depth_lambda_of_level = config, depth_lambda_of_level
         self.view_weights, self.detach, self.depth_trust = tuple(view_weights), detach, depth_trust
         self.level_spread, self.last_level = level_spread, levels - 1.0
+        self.depth_search = depth_search
 
     def __call__(self, model: nn.Module, batch: ChainBatch | PhotoBatch) -> StepLoss:
         """Loss of one step, with gradients."""
@@ -133,7 +137,11 @@ class ChainObjective:
         lambdas = self.photos.lambdas(batch.level)
         state = None
         terms, bits, db = [], [], []
-        options = {"depth_trust": torch.rand_like(lambdas) * self.depth_trust} if self.depth_trust else {}
+        options: dict[str, Any] = {}
+        if self.depth_search is not None:
+            options["depth_search"] = self.depth_search
+        elif self.depth_trust:
+            options["depth_trust"] = torch.rand_like(lambdas) * self.depth_trust
         depth_bits, depth_error = lambdas.new_zeros(b), lambdas.new_zeros(b)
         for n in range(views):
             image = (batch.image[:, n].float() / 255).contiguous(memory_format=torch.channels_last)

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lmvic_ns.codec.depth_search import DepthSearch
 from lmvic_ns.training.losses import ms_ssim, psnr, squared_error
 from lmvic_ns.training.scenes import ChainBatch
 
@@ -116,6 +117,7 @@ def rd_chains(
     lambda_of_level: LambdaOfLevel,
     *,
     independent: bool = False,
+    depth_search: DepthSearch | None = None,
 ) -> list[RdRow]:
     """Estimated rate (image and depth) and quality of chains of views at each level, as files would hold them.
 
@@ -125,10 +127,12 @@ def rd_chains(
         levels: quality levels to try.
         lambda_of_level: for the loss column.
         independent: code every view without its reference and without its depth: the intra path on the same pictures.
+        depth_search: code depth as the quadtree that this finds; None takes the learned depth codec.
     """
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
+    options = {} if depth_search is None else {"depth_search": depth_search}
     rows = []
     try:
         for level in levels:
@@ -145,7 +149,7 @@ def rd_chains(
                         bits = out.image_bits.float()
                     else:
                         out = model.forward_view(  # type: ignore[operator]
-                            image, batch.inverse_depth[:, n], batch.cameras[n], state, quality
+                            image, batch.inverse_depth[:, n], batch.cameras[n], state, quality, **options
                         )
                         state, bits = out.state, out.image_bits.float() + out.depth_bits.float()
                     bpp = bits / (height * width)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from lmvic_ns.codec.paper.config import PaperConfig
 from lmvic_ns.codec.paper.layers import ViewContext
-from lmvic_ns.codec.paper.symbols import SymbolCoder, SymbolReader, SymbolWriter, tables_of
+from lmvic_ns.codec.paper.tables import tables_of
+from lmvic_ns.codec.symbols import SymbolCoder, SymbolReader, SymbolWriter
 
 STEPS = 4
 GROUPS = 4
@@ -185,7 +186,7 @@ class LatentEntropyModel(nn.Module):
         n = self.bottleneck.channels
         channel = torch.arange(first, first + n, device=device)[None, :, None, None]
         hyper_size = math.ceil(size[0] / 4), math.ceil(size[1] / 4)
-        symbols = coder.code(z, channel.expand(1, n, *hyper_size))
+        symbols = coder.code(z, channel.expand(1, n, *hyper_size)).float()
         hyper = self.hyper_synthesis(symbols + self._medians())
         masks = quadtree_masks(*size, device=device)
         decoded = torch.zeros(1, self.channels, *size, dtype=hyper.dtype, device=device)
@@ -194,7 +195,7 @@ class LatentEntropyModel(nn.Module):
             residual = None if latent is None else torch.round(fold(latent, masks[step]) - means)
             # as GaussianConditional.build_indexes, in one search
             indexes = torch.bucketize(scales, self.gaussian.scale_table[:-1]).clamp(max=first - 1)
-            decoded = decoded + unfold(coder.code(residual, indexes) + means, masks[step])
+            decoded = decoded + unfold(coder.code(residual, indexes).float() + means, masks[step])
         return decoded
 
     def _medians(self) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.paper.config import PaperConfig
 from lmvic_ns.codec.paper.model import PaperCodec
-from lmvic_ns.codec.paper.symbols import tables_of
+from lmvic_ns.codec.paper.tables import tables_of
 from lmvic_ns.codec.paper.views import ReferenceState
 from lmvic_ns.codec.weights import Weights
 from lmvic_ns.errors import WeightsError
