@@ -44,6 +44,7 @@ COMMANDS: Mapping[str, Command] = {
     "train scenes": Command("lmvic_ns.training.commands:train_scenes", "Train the cross-view path on chains of views."),
     "train depth": Command("lmvic_ns.training.depth:train_depth", "Train the depth codec alone, in minutes."),
     "train curves": Command("lmvic_ns.training.curves:train_curves", "Draw learning curves and extrapolate them."),
+    "train grow": Command("lmvic_ns.training.growth:train_grow", "Start a larger preset from a smaller one's weights."),
     "train publish": Command("lmvic_ns.training.publish:publish", "Make a weights file of what a run left."),
     "train pack": Command("lmvic_ns.training.commands:train_pack", "Put training data into one file of at most 40 MB."),
     "eval rd": Command("lmvic_ns.evaluation.commands:rate_distortion", "Rate-distortion of our codec and its peers."),
