@@ -96,3 +96,13 @@ def test_tiny_grows_into_base(tmp_path: Path) -> None:
             a, b = (m.forward_photo(picture(0.0), torch.tensor([level])) for m in (tiny, base))
             torch.testing.assert_close(b.image, a.image, rtol=1e-3, atol=2e-3)
             torch.testing.assert_close(b.image_bits, a.image_bits, rtol=2e-3, atol=1.0)
+
+
+def test_base_fits_into_a_package(tmp_path: Path) -> None:
+    """Weights that ship take at most 16 MB a file."""
+    from lmvic_ns.codec.presets import build_model
+    from lmvic_ns.codec.weights import save_weights
+
+    for preset in ("base", "tiny"):
+        save_weights(build_model(preset), tmp_path / "weights.safetensors", {"name": preset, "preset": preset})
+        assert (tmp_path / "weights.safetensors").stat().st_size <= 16e6
