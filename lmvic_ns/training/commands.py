@@ -57,8 +57,9 @@ class TrainScenesConfig(OptionsConfig):
     """Share of the steps that take photographs (as many crops as the chains have), so that the intra path stays good."""
     detach: bool = False
     """Cut the gradient between the views of a chain: less memory, worse references."""
-    depth_coding: Literal["quadtree", "learned"] = "quadtree"
-    """What codes the chains' depth, and so gives the image its geometry: the quadtree of files, or the learned codec."""
+    depth_coding: Literal["quadtree", "learned"] = "learned"
+    """What codes the chains' depth, and so gives the image its geometry: the learned codec (by which the shipped weights
+    were trained), or the quadtree of files."""
     train_depth: bool = True
     """With learned depth: train its codec as well; off leaves it as it is in --init (stage `depth` trains it in minutes)."""
     depth_trust: float = 1.0
