@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from lmvic_ns.training import require_lightning
+from lmvic_ns.training.files import write_state
 from lmvic_ns.training.module import TrainingModule
 from lmvic_ns.training.validation import RdRow, score
 
@@ -122,13 +122,11 @@ def save_average(path: Path, module: TrainingModule, metadata: dict[str, str]) -
         update = getattr(module.model, "update", None)
         if update is not None:  # integer tables follow from the weights that are saved with them
             update()
-        state = {name: tensor.detach().clone().contiguous().cpu() for name, tensor in module.model.state_dict().items()}
+        state = {name: tensor.detach().clone().cpu() for name, tensor in module.model.state_dict().items()}
     finally:
         module.average.swap(module.model)
     counted = {"step": str(module.step), "seconds": f"{module.seconds:.0f}", "crops": str(module.samples_seen)}
-    temporary = path.with_suffix(".partial")
-    save_file(state, temporary, metadata=metadata | counted)
-    temporary.replace(path)
+    write_state(path, state, metadata | counted)
 
 
 class Conductor(Callback):

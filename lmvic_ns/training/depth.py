@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 import tyro
 from rich.progress import Progress
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lmvic_ns.codec.depth import DEPTH_FACTOR, DEPTH_RANGE, DEPTH_STRIDE, DepthCodec
@@ -29,6 +28,7 @@ from lmvic_ns.geometry.disparity import downsample_inverse_depth
 from lmvic_ns.geometry.ordering import pose_distance
 from lmvic_ns.geometry.prediction import predict_inverse_depth
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.training.files import write_state
 from lmvic_ns.training.runner import load_initial_weights
 from lmvic_ns.training.sfm_depth import find_scenes
 
@@ -148,9 +148,6 @@ def train_depth(config: tyro.conf.OmitArgPrefixes[TrainDepthConfig]) -> None:
             progress.update(bar, completed=elapsed)
     model.depth.load_state_dict({**model.depth.state_dict(), **average})
     model.update()
-    config.output.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_file(
-        tensors, config.output, {"format": "lmvic-training", "stage": "depth", "preset": config.preset, "step": str(step)}
-    )
+    facts = {"format": "lmvic-training", "stage": "depth", "preset": config.preset, "step": str(step)}
+    write_state(config.output, model.state_dict(), facts)
     print(f"{step} steps; {config.output}")

@@ -17,6 +17,7 @@ from lmvic_ns.codec.image import ImageConfig
 from lmvic_ns.codec.model import ModelConfig, MultiViewModel
 from lmvic_ns.codec.presets import build_model
 from lmvic_ns.training import TrainingError
+from lmvic_ns.training.files import write_state
 from lmvic_ns.training.runner import load_initial_weights
 
 Segments = list[tuple[int, int]]
@@ -40,14 +41,10 @@ class GrowConfig:
 
 def train_grow(config: tyro.conf.OmitArgPrefixes[GrowConfig]) -> None:
     """Make the start of a larger preset of a smaller one's trained weights."""
-    from safetensors.torch import save_file
-
     small, large = build_model(config.small), build_model(config.preset, config.seed)
     load_initial_weights(small, config.weights)
     grow(small, large, seed=config.seed)
-    config.output.parent.mkdir(parents=True, exist_ok=True)
-    state = {name: value.contiguous() for name, value in large.state_dict().items()}
-    save_file(state, str(config.output), metadata={"format": "lmvic-training", "preset": config.preset, "stage": "grow"})
+    write_state(config.output, large.state_dict(), {"format": "lmvic-training", "preset": config.preset, "stage": "grow"})
     count = sum(p.numel() for p in large.parameters())
     print(f"{config.output}: {config.preset}, {count / 1e6:.1f} M parameters, codes as {config.weights} does")
 
