@@ -21,10 +21,11 @@ from lmvic_ns.codec.depth_quadtree import (
     read_depth,
     write_depth,
 )
-from lmvic_ns.codec.depth_search import DepthSearch, WarpCosts, cheapest_quadtree, coding_noise, root_costs
+from lmvic_ns.codec.depth_search import DepthSearch, WarpCosts, cheapest_quadtree, root_costs
 from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.model import MultiViewModel
 from lmvic_ns.codec.multiview import load_codec
+from lmvic_ns.codec.quality import coding_noise
 from lmvic_ns.codec.symbols import SymbolWriter
 from lmvic_ns.errors import BitstreamError
 from lmvic_ns.geometry.cameras import Cameras

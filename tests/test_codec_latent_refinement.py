@@ -97,7 +97,7 @@ def test_named_efforts() -> None:
     assert [e.depth_level_stride > 0 for e in efforts] == [False, True, True, True]
     assert [e.latent is not None for e in efforts] == [False, False, True, True]
     learned = [e.with_learned_depth() for e in efforts]
-    assert learned[0] == Effort() and all(e.depth_search is None for e in learned)
+    assert learned[0] == Effort(loop_filter=True) and all(e.depth_search is None for e in learned)
     assert [e.depth is not None for e in learned] == [False, True, True, True]
     with pytest.raises(ValueError, match="slowest"):
         Effort.named("slower")  # type: ignore[arg-type]

@@ -44,11 +44,6 @@ class DepthSearch:
     root_worth: float = 1.0
 
 
-def coding_noise(level: float) -> float:
-    """Mean squared error that pictures of this level have, roughly: what is below it costs nothing."""
-    return 0.01 / float(lambda_of_level(torch.tensor(float(level)))) ** 0.5
-
-
 class WarpCosts:
     """How well a reference, moved along epipolar lines, shows each leaf of a view.
 

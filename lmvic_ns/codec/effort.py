@@ -22,12 +22,14 @@ class Effort:
             codec: the reference's).
         depth: fit depth to its use before the learned codec; None codes it as the scene has it.
         latent: fit the image's latents to the picture; None codes what the analysis network gives.
+        loop_filter: fit a filter to the decoded picture (`lmvic_ns.codec.loop_filter`).
     """
 
     depth_search: DepthSearch | None = None
     depth_level_stride: int = 0
     depth: DepthRefinement | None = None
     latent: LatentRefinement | None = None
+    loop_filter: bool = False
 
     def with_learned_depth(self) -> Effort:
         """The same with the learned depth codec, its depth fitted to the warp where levels are looked for."""
@@ -42,11 +44,12 @@ class Effort:
         """
         match name:
             case "fast":
-                return Effort(DepthSearch())
+                return Effort(DepthSearch(), loop_filter=True)
             case "medium":
-                return Effort(DepthSearch(), 12)
+                return Effort(DepthSearch(), 12, loop_filter=True)
             case "slow":
-                return Effort(DepthSearch(), 12, latent=LatentRefinement())
+                return Effort(DepthSearch(), 12, latent=LatentRefinement(), loop_filter=True)
             case "slowest":
-                return Effort(DepthSearch(), 12, latent=LatentRefinement(steps=100, step_size=0.02, noise=0.7))
+                refinement = LatentRefinement(steps=100, step_size=0.02, noise=0.7)
+                return Effort(DepthSearch(), 12, latent=refinement, loop_filter=True)
         raise ValueError(f"there is no effort '{name}'; there are {', '.join(get_args(EffortName))}")

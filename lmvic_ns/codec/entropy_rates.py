@@ -166,7 +166,9 @@ class EntropyRates(EntropyNetworks):
     def _step(self, step: int, features: Tensor, symbols: Tensor, decoded: Tensor) -> Tensor:
         inputs = [features]
         if step and self.config.symbol_context:
-            inputs.append(_MAGNITUDES.to(symbols)[symbols.abs().round().clamp(max=len(_MAGNITUDES) - 1).long()])
+            # a latent that is not a number must end in a loss that is not, which training skips, not in an index
+            magnitudes = torch.nan_to_num(symbols.detach().abs().round()).clamp(max=len(_MAGNITUDES) - 1)
+            inputs.append(_MAGNITUDES.to(symbols)[magnitudes.long()])
         if step and self.exact_means:
             inputs.append(decoded)
         x = self.step_spatial(F.relu(self.step_in[step](torch.cat(inputs, 1))))

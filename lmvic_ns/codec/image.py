@@ -60,11 +60,13 @@ class ImageConfig:
 
 @dataclass
 class ImageContext:
-    """What the reference tells about the view: aligned features at 1/8 and 1/16."""
+    """What the reference tells about the view: aligned features at 1/8 and 1/16, and its warped picture."""
 
     features: Float[Tensor, "b c h8 w8"]
     latent: Float[Tensor, "b m h16 w16"]
     coverage: Float[Tensor, "b 1 h16 w16"]
+    aligned: Float[Tensor, "b 3 h w"]
+    mask: Float[Tensor, "b 1 h w"]
 
 
 def _set(conv: nn.Conv2d, weight: Tensor) -> None:
@@ -181,7 +183,7 @@ class ImageCodec(nn.Module):
         pixels = F.pixel_unshuffle(aligned - 0.5, PATCH)
         x = self.context_image(torch.cat([pixels, F.pixel_unshuffle(mask, PATCH).to(pixels.dtype)], 1))
         x = self.context_blocks(x + self.context_features(aligned_features.to(x.dtype)))
-        return ImageContext(x, self.context_down(F.pixel_unshuffle(x, 2)), F.avg_pool2d(mask, 2 * PATCH))
+        return ImageContext(x, self.context_down(F.pixel_unshuffle(x, 2)), F.avg_pool2d(mask, 2 * PATCH), aligned, mask)
 
     def analysis(
         self, image: Float[Tensor, "b 3 h w"], level: Tensor, context: ImageContext | None, keep: Tensor | None = None

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from lmvic_ns.bitstream.tables import CdfTables
 from lmvic_ns.codec.depth import CODED_DEPTH_MARGIN, DEPTH_FACTOR, DEPTH_RANGE, DEPTH_STRIDE, DepthCodec, DepthConfig, pad_depth
 from lmvic_ns.codec.depth_quadtree import QUADTREE, integer_prediction, read_depth
-from lmvic_ns.codec.depth_search import DepthSearch, QuadtreeEncoder, WarpCosts, coding_noise
+from lmvic_ns.codec.depth_search import DepthSearch, QuadtreeEncoder, WarpCosts
 from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.fixed_point import ONE
 from lmvic_ns.codec.image import PATCH, STRIDE, ImageCodec, ImageConfig, ImageContext, fixed_coverage
 from lmvic_ns.codec.layers import pad_to_multiple
-from lmvic_ns.codec.quality import LEVELS
+from lmvic_ns.codec.loop_filter import WarpedReference, apply_loop_filter, read_loop_filter
+from lmvic_ns.codec.quality import LEVELS, coding_noise
 from lmvic_ns.codec.rates import scale_tables
 from lmvic_ns.codec.symbols import SymbolReader, SymbolWriter
 from lmvic_ns.codec.view_encoder import ViewEncoder
@@ -350,6 +351,7 @@ class MultiViewModel(nn.Module):
             reader.finish()
         quality = torch.full((1,), float(level), device=device)
         context = self.decoder_context(reference, decoded_depth, cameras, size)
+        loop_filter, image = read_loop_filter(image, context is not None, f"{name}: image part")
         reader = SymbolReader(image, self.tables, f"{name}: image part")
         coverage, prior, direct = self.image.priors(context)
         latent_size = (h + -h % STRIDE) // 16, (w + -w % STRIDE) // 16
@@ -357,6 +359,8 @@ class MultiViewModel(nn.Module):
         reader.finish()
         state = self.reconstruct(coded, quality, context, decoded_depth, cameras, size)
         state.depth_level = depth_level
+        if loop_filter is not None:
+            state.image = apply_loop_filter(state.image, loop_filter, level, self.warped_reference(context, size))
         return state
 
     @property
@@ -370,6 +374,12 @@ class MultiViewModel(nn.Module):
         if reference is None or decoded_depth is None or not self.ablation.cross_view:
             return None
         return self._context(reference, decoded_depth, cameras, size)
+
+    @staticmethod
+    def warped_reference(context: ImageContext | None, size: tuple[int, int]) -> WarpedReference | None:
+        """What the loop filter sees of the reference, without padding."""
+        h, w = size
+        return None if context is None else WarpedReference(context.aligned[..., :h, :w], context.mask[..., :h, :w])
 
     def depth_prior(self, reference: ReferenceState | None, cameras: Cameras) -> tuple[Tensor | None, Tensor | None]:
         """Padded depth prediction (10) and its mask in float64; None without a reference."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -175,6 +175,9 @@ class MultiViewCodec:
                 f"the efforts slow and slowest fit pictures to squared error, but these weights were trained for "
                 f"{self.weights.metric}: use --effort medium"
             )
+        effort = options.effort
+        if self.weights.metric != "mse":
+            effort = replace(effort, loop_filter=False)  # it lowers squared error
         tree = default_tree(scene) if tree is None else tree
         if len(tree) != len(scene):
             raise SceneError(f"the reference tree has {len(tree)} views, the scene {len(scene)}")
@@ -226,7 +229,7 @@ class MultiViewCodec:
                         reference,
                         options.quality,
                         options.depth_quality,
-                        options.effort,
+                        effort,
                     )
                     writer.add_unit(view, depth_part, image_part)
                     psnr = _psnr_8bit(state.image, image)

@@ -21,6 +21,11 @@ def lambda_of_level(level: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
     return torch.exp(low + (high - low) * torch.as_tensor(level).float() / (LEVELS - 1))
 
 
+def coding_noise(level: float) -> float:
+    """Mean squared error that pictures of this level have, roughly: what is below it costs nothing."""
+    return 0.01 / float(lambda_of_level(torch.tensor(float(level)))) ** 0.5
+
+
 def depth_lambda_of_level(level: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
     """Weight of the depth's squared error (inverse depth normalised to 0..1, at the coded resolution).
 

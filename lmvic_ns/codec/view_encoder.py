@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +17,7 @@ from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.image import STRIDE, fixed_coverage
 from lmvic_ns.codec.latent_refinement import LatentRefinement, refine_latent
 from lmvic_ns.codec.layers import pad_to_multiple
+from lmvic_ns.codec.loop_filter import apply_loop_filter, fit_loop_filter, write_loop_filter
 from lmvic_ns.codec.quality import LEVELS, lambda_of_level
 from lmvic_ns.codec.symbols import SymbolWriter
 from lmvic_ns.geometry.cameras import Cameras
@@ -76,12 +77,15 @@ class ViewEncoder:
                 looks for the one that costs least as far as the effort goes.
             effort: what to try.
         """
+        coded = self._with_fitted_latent(self._with_depth(inverse_depth, depth_level, effort), effort.latent)
+        return self._with_loop_filter(coded) if effort.loop_filter else coded
+
+    def _with_depth(self, inverse_depth: Tensor | None, depth_level: int | None, effort: Effort) -> CodedView:
         if inverse_depth is None:
-            return self._with_fitted_latent(self._code_image(b"", None), effort.latent)
+            return self._code_image(b"", None)
         if effort.depth_search is not None:
             small = downsample_inverse_depth(inverse_depth.double().to(self.image.device), DEPTH_FACTOR)[0].float()
-            coded = self._as_quadtree(small, depth_level, effort)
-            return self._with_fitted_latent(coded, effort.latent)
+            return self._as_quadtree(small, depth_level, effort)
         prior = self.model.depth_prior(self.reference, self.cameras)
         target = pad_depth(downsample_inverse_depth(inverse_depth.double().to(self.image.device), DEPTH_FACTOR))
         search = depth_level is None and self.reference is not None and self.model.ablation.cross_view
@@ -98,7 +102,7 @@ class ViewEncoder:
             fitted = self._fitted_depth(target, prior, self.reference, depth_level, effort.depth)
             # both are real: what was gained in depth may be lost in the mask
             coded = min(coded, self._code(fitted, prior, depth_level), key=lambda view: view.cost)
-        return self._with_fitted_latent(coded, effort.latent)
+        return coded
 
     def _as_quadtree(self, target: Tensor, depth_level: int | None, effort: Effort) -> CodedView:
         """The view with its depth as the quadtree that warps best for its bits."""
@@ -146,13 +150,28 @@ class ViewEncoder:
         writer = SymbolWriter(self.model.tables)
         coverage, prior, direct = self.model.image.priors(context)
         coded = self.model.image.entropy.compress(latent, self.level, writer, fixed_coverage(coverage), prior, direct, hyper)
-        data = writer.finish()
+        data = write_loop_filter(None) + writer.finish()
         state = self.model.reconstruct(coded, self.quality, context, decoded_depth, self.cameras, self.size)
         if depth and depth[0] != QUADTREE:
             state.depth_level = depth[0]
+        return self._view(depth, data, state)
+
+    def _view(self, depth: bytes, image: bytes, state: ReferenceState) -> CodedView:
         error = (state.image - self.image).square().mean().item()
-        bits = 8 * (len(depth) + len(data)) / (self.size[0] * self.size[1])
-        return CodedView(depth, data, state, self.weight * error + bits)
+        bits = 8 * (len(depth) + len(image)) / (self.size[0] * self.size[1])
+        return CodedView(depth, image, state, self.weight * error + bits)
+
+    def _with_loop_filter(self, plain: CodedView) -> CodedView:
+        """The cheaper of a coded view and the same with a loop filter."""
+        depth = plain.state.inverse_depth if plain.depth else None
+        context = self.model.decoder_context(self.reference, depth, self.cameras, self.size)
+        warped = self.model.warped_reference(context, self.size)
+        found = fit_loop_filter(self.image, plain.state.image, self.level, warped)
+        if found is None:
+            return plain
+        symbols = plain.image[len(write_loop_filter(None)) :]
+        state = replace(plain.state, image=apply_loop_filter(plain.state.image, found, self.level, warped))
+        return min(plain, self._view(plain.depth, write_loop_filter(found) + symbols, state), key=lambda view: view.cost)
 
     def _with_fitted_latent(self, plain: CodedView, refinement: LatentRefinement | None) -> CodedView:
         """The cheaper of a coded view and the same with its latents fitted to the picture."""

@@ -20,6 +20,7 @@ from lmvic_ns.evaluation.peers import Encoded, MissingCodecError, NotApplicableE
 if TYPE_CHECKING:
     from lmvic_ns.codec import MultiViewCodec
     from lmvic_ns.codec.effort import EffortName
+    from lmvic_ns.codec.multiview import EncodeOptions
     from lmvic_ns.geometry.ordering import ReferenceTree
     from lmvic_ns.scene import MultiViewScene
 
@@ -68,13 +69,20 @@ class OwnCodec:
     def version(self) -> str:
         """Package version, weights with their hash, device."""
         from lmvic_ns import __version__
+        from lmvic_ns.bitstream.layout import MAJOR, MINOR
 
         weights = self._codec.weights
-        return f"lmvic-ns {__version__} weights {weights.name} {weights.hash.hex()[:16]} on {self.device}"
+        return f"lmvic-ns {__version__} files {MAJOR}.{MINOR} weights {weights.name} {weights.hash.hex()[:16]} on {self.device}"
+
+    def _options(self, quality: int) -> EncodeOptions:
+        from lmvic_ns.codec.effort import Effort
+        from lmvic_ns.codec.multiview import EncodeOptions
+
+        return EncodeOptions(quality=quality, with_depth=False, effort=Effort.named(self.effort))
 
     def inputs_hash(self, images: ImageSet) -> str:
-        """What results depend on besides pictures: cameras, depth, the tree."""
-        digest = hashlib.sha256(repr((self._tree, self.effort)).encode())
+        """What results depend on besides pictures: cameras, depth, the tree, how the encoder works."""
+        digest = hashlib.sha256(repr((self._tree, self._options(0))).encode())
         if images.kind == "scene":
             scene = images.scene
             digest.update(scene.cameras.intrinsics.numpy().tobytes() + scene.cameras.world_to_camera.numpy().tobytes())
@@ -85,12 +93,9 @@ class OwnCodec:
 
     def encode(self, images: ImageSet, order: Sequence[int], setting: float, folder: Path) -> Encoded:
         """One .lmvic file; of photographs, each is a file of its own."""
-        from lmvic_ns.codec.effort import Effort
-        from lmvic_ns.codec.multiview import EncodeOptions
         from lmvic_ns.geometry.ordering import independent_views
 
-        codec = self._codec
-        options = EncodeOptions(quality=int(setting), with_depth=False, effort=Effort.named(self.effort))
+        codec, options = self._codec, self._options(int(setting))
         if images.kind == "photos":
             if self._references:
                 raise NotApplicableError(f"{self.name} needs a scene, {images.name} is a folder of photographs")

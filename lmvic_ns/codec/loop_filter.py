@@ -1,0 +1,284 @@
+"""A small filter for each decoded picture, fitted by the encoder: what one network for all pictures leaves in this one.
+
+As the adaptive loop filter of VVC it is linear in its coefficients, so the best ones solve normal equations; here they are
+integers of few bits, found by rate and distortion together. The filter sees the decoded picture (a 5x5 diamond, as
+differences from the centre, once as they are and once clipped to the coding noise), its three colours, and the warped
+reference, trusted where it agrees. All of it is continuous, so an error of one ulp stays one. Filtered pictures are what
+later views refer to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lmvic_ns.codec.quality import coding_noise, lambda_of_level
+from lmvic_ns.errors import BitstreamError
+
+STEP = 1 / 64
+"""What one unit of a coefficient stands for."""
+LARGEST = 2**15 - 1
+"""Coefficients are at most so many steps."""
+
+_R2, _R3, _R6 = 2**-0.5, 3**-0.5, 6**-0.5
+_OPPONENT = ((_R3, _R3, _R3), (_R2, 0.0, -_R2), (_R6, -2 * _R6, _R6))
+"""Orthonormal colours (grey, red-blue, magenta-green): squared errors add up, so each is fitted alone."""
+_REACH = 2
+_DIAMOND = ((0, 1), (0, 2), (1, -1), (1, 0), (1, 1), (2, 0))
+"""Half of the 5x5 diamond (down, right); a tap takes both ends."""
+_SQUARE = ((0, 1), (1, -1), (1, 0), (1, 1))
+_CLIP = 1.7  # in standard deviations of the coding noise
+_TRUST = 4.0  # a reference that differs by so many times the coding noise counts a quarter
+_ROWS = 128  # strips bound memory
+_ROUNDS = 60
+
+
+@dataclass(frozen=True)
+class LoopFilter:
+    """Coefficients in steps of 1/64: for each of three colours the taps of `taps_of`, in their order."""
+
+    coefficients: tuple[tuple[int, ...], ...]
+
+    def to_bits(self) -> str:
+        """One bit, then signed Exp-Golomb codes (as H.264's se(v)), as a string of 0 and 1."""
+        return "1" + "".join(_exp_golomb(value) for colour in self.coefficients for value in colour)
+
+
+@dataclass(frozen=True)
+class WarpedReference:
+    """What a view's reference shows of it.
+
+    Attributes:
+        image: the reference's reconstruction, warped.
+        mask: where the correspondence holds.
+    """
+
+    image: Float[Tensor, "1 3 h w"]
+    mask: Bool[Tensor, "1 1 h w"]
+
+
+def taps_of(colour: int, warped: bool) -> int:
+    """How many taps a colour has, with or without a reference."""
+    own = 2 * len(_DIAMOND) + 2
+    return own + (len(_SQUARE) + 1 if colour else 0) + (len(_SQUARE) + 1 if warped else 0)
+
+
+@torch.no_grad()
+def fit_loop_filter(
+    picture: Float[Tensor, "1 3 h w"], decoded: Float[Tensor, "1 3 h w"], level: int, reference: WarpedReference | None
+) -> LoopFilter | None:
+    """The filter that lowers lambda times the mean squared error plus bits per pixel most, or None if none does.
+
+    Args:
+        picture: what was coded, 0..1.
+        decoded: its reconstruction, 0..1.
+        level: quality level of the view.
+        reference: what its reference shows, if it has one.
+    """
+    planes = _Planes(decoded, level, reference)
+    wanted = _opponent(picture.float()) - planes.colours
+    # cost in bits, of squared errors summed over pixels; the mean is over three colours
+    weight = float(lambda_of_level(torch.tensor(float(level)))) / 3
+    fitted = []
+    for colour in range(3):
+        count = taps_of(colour, reference is not None)
+        gram, projection = torch.zeros(count, count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
+        for rows in planes.strips():
+            taps = torch.stack([tap for _, tap in planes.taps(colour, rows)]).flatten(1).double()
+            gram += (taps @ taps.T).cpu()
+            projection += (taps @ wanted[colour, rows].flatten().double()).cpu()
+        fitted.append(_cheapest(gram.numpy() * (weight * STEP**2), projection.numpy() * (weight * STEP)))
+    found = LoopFilter(tuple(fitted))
+    before = (decoded.float() - picture).square().sum().item()
+    after = (apply_loop_filter(decoded, found, level, reference) - picture).square().sum().item()
+    return found if weight * after + len(found.to_bits()) < weight * before else None
+
+
+@torch.no_grad()
+def apply_loop_filter(
+    decoded: Float[Tensor, "1 3 h w"], loop_filter: LoopFilter, level: int, reference: WarpedReference | None
+) -> Float[Tensor, "1 3 h w"]:
+    """The filtered picture, clamped to 0..1.
+
+    Args:
+        decoded: 0..1.
+        loop_filter: what the file holds.
+        level: quality level of the view.
+        reference: what its reference shows, if it has one.
+    """
+    planes = _Planes(decoded, level, reference)
+    filtered = planes.colours.clone()
+    for rows in planes.strips():
+        for colour, coefficients in enumerate(loop_filter.coefficients):
+            for number, tap in planes.taps(colour, rows, {n for n, value in enumerate(coefficients) if value}):
+                filtered[colour, rows] += (coefficients[number] * STEP) * tap
+    matrix = filtered.new_tensor(_OPPONENT)
+    return torch.einsum("ji,jhw->ihw", matrix, filtered).clamp(0, 1)[None].to(decoded.dtype)
+
+
+def write_loop_filter(loop_filter: LoopFilter | None) -> bytes:
+    """What stands before a view's symbols: one zero byte without a filter."""
+    bits = "0" if loop_filter is None else loop_filter.to_bits()
+    bits += "0" * (-len(bits) % 8)
+    return int(bits, 2).to_bytes(len(bits) // 8, "big")
+
+
+def read_loop_filter(data: bytes, warped: bool, name: str) -> tuple[LoopFilter | None, bytes]:
+    """The filter at the start of an image part, and what follows it.
+
+    Args:
+        data: the image part.
+        warped: whether the view has a reference.
+        name: of the part, for messages.
+
+    Raises:
+        BitstreamError: the part is damaged.
+    """
+    if not data:
+        raise BitstreamError(f"{name}: loop filter: expected at least one byte, found none")
+    if not data[0] & 0x80:
+        if data[0]:
+            raise BitstreamError(f"{name}: loop filter: expected padding of zeros, found {data[0]:#x}")
+        return None, data[1:]
+    counts = [taps_of(colour, warped) for colour in range(3)]
+    longest = -(-(1 + sum(counts) * len(_exp_golomb(-LARGEST))) // 8)
+    head = data[:longest]
+    bits = bin(int.from_bytes(head, "big"))[2:]
+    position, coefficients = 1, []
+    for count in counts:
+        values = []
+        for _ in range(count):
+            value, position = _read_exp_golomb(bits, position, name)
+            values.append(value)
+        coefficients.append(tuple(values))
+    end = -(-position // 8)
+    if "1" in bits[position : 8 * end]:
+        raise BitstreamError(f"{name}: loop filter: expected padding of zeros, found ones")
+    return LoopFilter(tuple(coefficients)), data[end:]
+
+
+class _Planes:
+    """The decoded picture and its warped reference as planes, and the taps over them."""
+
+    def __init__(self, decoded: Tensor, level: int, reference: WarpedReference | None):
+        noise = coding_noise(level)
+        self.colours = _opponent(decoded.float())
+        self.means = self.colours.double().mean((1, 2)).float()
+        self.padded = F.pad(self.colours[None], (_REACH,) * 4, mode="replicate")[0]
+        self.height = self.colours.shape[1]
+        self.clip = _CLIP * noise**0.5
+        self.warped = None
+        if reference is not None:
+            difference = (reference.image.float() - decoded.float()) * reference.mask
+            error = F.avg_pool2d(difference.square().mean(1, keepdim=True), 5, 1, 2)
+            trusted = difference / (1 + error / (_TRUST * noise)).square()
+            self.warped = F.pad(_opponent(trusted)[None], (_REACH,) * 4, mode="replicate")[0]
+
+    def strips(self) -> Iterator[slice]:
+        for top in range(0, self.height, _ROWS):
+            yield slice(top, min(top + _ROWS, self.height))
+
+    def taps(self, colour: int, rows: slice, wanted: set[int] | None = None) -> Iterator[tuple[int, Tensor]]:
+        """Number and values of each tap (of those that are wanted) over some rows of the picture."""
+        centre = self.colours[colour, rows]
+        number = 0
+
+        def skip() -> bool:
+            nonlocal number
+            number += 1
+            return wanted is not None and number - 1 not in wanted
+
+        for clipped in (False, True):
+            for shift in _DIAMOND:
+                if not skip():
+                    ends = [e - centre for e in _ends(self.padded[colour], rows, shift)]
+                    yield number - 1, sum(e.clamp(-self.clip, self.clip) if clipped else e for e in ends)  # type: ignore[misc]
+        if not skip():
+            yield number - 1, centre - self.means[colour]
+        if not skip():
+            yield number - 1, torch.ones_like(centre)
+        if colour:
+            for shift in _SQUARE:
+                if not skip():
+                    first, second = _ends(self.padded[0], rows, shift)
+                    yield number - 1, first + second - 2 * self.colours[0, rows]
+            if not skip():
+                yield number - 1, self.colours[3 - colour, rows] - self.means[3 - colour]
+        if self.warped is not None:
+            middle = _shifted(self.warped[colour], rows, 0, 0)
+            for shift in _SQUARE:
+                if not skip():
+                    first, second = _ends(self.warped[colour], rows, shift)
+                    yield number - 1, first + second - 2 * middle
+            if not skip():
+                yield number - 1, middle
+
+
+def _opponent(image: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "3 h w"]:
+    return torch.einsum("ij,jhw->ihw", image.new_tensor(_OPPONENT), image[0])
+
+
+def _shifted(padded: Tensor, rows: slice, down: int, right: int) -> Tensor:
+    width = padded.shape[1] - 2 * _REACH
+    return padded[rows.start + _REACH + down : rows.stop + _REACH + down, _REACH + right : _REACH + right + width]
+
+
+def _ends(padded: Tensor, rows: slice, shift: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    down, right = shift
+    return _shifted(padded, rows, down, right), _shifted(padded, rows, -down, -right)
+
+
+def _cheapest(gram: np.ndarray, projection: np.ndarray) -> tuple[int, ...]:
+    """Integers w that make w' G w - 2 p' w, plus their bits, small: coordinate descent from zero and from least squares."""
+    regular = gram + np.eye(len(gram)) * (1e-9 * np.trace(gram) + 1e-12)
+    best: tuple[float, np.ndarray] | None = None
+    for start in (np.zeros(len(gram)), np.round(np.linalg.solve(regular, projection))):
+        values = start.clip(-LARGEST, LARGEST)
+        for _ in range(_ROUNDS):
+            changed = False
+            for k in range(len(gram)):
+                rest = projection[k] - gram[k] @ values + gram[k, k] * values[k]
+                optimum = float(np.clip(rest / max(gram[k, k], 1e-12), -LARGEST, LARGEST))
+                choices = {0.0, float(np.floor(optimum)), float(np.ceil(optimum)), float(values[k])}
+                value = min(sorted(choices), key=lambda v: gram[k, k] * v * v - 2 * rest * v + _exp_golomb_length(int(v)))
+                changed |= value != values[k]
+                values[k] = value
+            if not changed:
+                break
+        cost = values @ gram @ values - 2 * projection @ values + sum(_exp_golomb_length(int(v)) for v in values)
+        if best is None or cost < best[0]:
+            best = cost, values
+    assert best is not None
+    return tuple(int(value) for value in best[1])
+
+
+def _code_number(value: int) -> int:
+    return 2 * value if value > 0 else 1 - 2 * value
+
+
+def _exp_golomb_length(value: int) -> int:
+    return 2 * _code_number(value).bit_length() - 1
+
+
+def _exp_golomb(value: int) -> str:
+    bits = bin(_code_number(value))[2:]
+    return "0" * (len(bits) - 1) + bits
+
+
+def _read_exp_golomb(bits: str, position: int, name: str) -> tuple[int, int]:
+    start = bits.find("1", position)
+    zeros = start - position
+    end = start + zeros + 1
+    if start < 0 or end > len(bits):
+        raise BitstreamError(f"{name}: loop filter: the part ends within a coefficient")
+    number = int(bits[start:end], 2)
+    value = number // 2 if number % 2 == 0 else -(number // 2)
+    if abs(value) > LARGEST:
+        raise BitstreamError(f"{name}: loop filter: expected a coefficient of at most {LARGEST}, found {value}")
+    return value, end
