@@ -98,7 +98,7 @@ def test_half_turns_keep_their_rotation() -> None:
 
 
 def test_views_may_differ_in_size_camera_quality_and_parameters() -> None:
-    values = scene(quality=[3, 3, 3, 7.5, 3, 3], parameters={"near": 0.5, "depth_factor": 8})
+    values = scene(quality=3, view_quality=[3, 3, 3, 7.5, 3, 3], parameters={"near": 0.5, "depth_factor": 8})
     values["intrinsics"][2, 0, 0] = 1000.0
     values["width"][4], values["height"][4] = 1, 1
     header = FileHeader.build(**values)

@@ -142,7 +142,8 @@ def test_a_reader_of_the_document_reads_our_files(tmp_path: Path, views: int) ->
         preset="tiny",
         weights_name="tiny-1",
         weights_hash=bytes(range(16)),
-        quality=[7.0 + (i == 3) for i in range(views)],
+        quality=7.0,
+        view_quality=[7.0 + (i == 3) for i in range(views)],
         inverse_depth_scale=0.125,
         parameters={"near": 0.5},
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import statistics
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,8 +82,9 @@ class FileHeader:
         preset: str,
         weights_name: str,
         weights_hash: bytes,
-        quality: float | Sequence[float],
+        quality: float,
         inverse_depth_scale: float,
+        view_quality: Sequence[float] | None = None,
         parameters: Mapping[str, float] | None = None,
     ) -> FileHeader:
         """A header of a scene, with poses rounded to what the file holds.
@@ -96,7 +96,8 @@ class FileHeader:
             height, width: [v].
             parent: number of each view's reference, -1 for none.
             order: the views in coding order.
-            quality: one level, or one for each view.
+            quality: level of the scene.
+            view_quality: of each view, where they differ from the scene's.
             preset, weights_name, weights_hash, inverse_depth_scale, parameters: see the class.
 
         Raises:
@@ -105,9 +106,8 @@ class FileHeader:
         count = len(names)
         k, motions = np.asarray(intrinsics, dtype=np.float64), np.asarray(world_to_camera, dtype=np.float64)
         heights, widths = np.asarray(height).reshape(-1).tolist(), np.asarray(width).reshape(-1).tolist()
-        qualities = np.asarray(quality, dtype=np.float32).reshape(-1).astype(np.float64).tolist()
-        if len(qualities) == 1:
-            qualities *= count
+        stored = np.asarray([quality] * count if view_quality is None else view_quality, dtype=np.float32)
+        qualities = stored.astype(np.float64).tolist()
         lengths = {count, len(heights), len(widths), len(parent), len(qualities)}
         if len(lengths) != 1 or k.shape != (count, 3, 3) or motions.shape != (count, 4, 4):
             raise SceneError(f"expected names, cameras, sizes and parents of {count} views each")
@@ -133,7 +133,7 @@ class FileHeader:
             preset=preset,
             weights_name=weights_name,
             weights_hash=bytes(weights_hash),
-            quality=statistics.mode(qualities) if qualities else 0.0,
+            quality=float(np.float32(quality)),
             inverse_depth_scale=float(inverse_depth_scale),
             views=views,
             order=tuple(int(i) for i in order),

@@ -18,7 +18,15 @@ from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.bitstream.writer import Writer
 from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.model import ReferenceState
-from lmvic_ns.codec.planning import default_tree, depth_first, file_cameras, find_views, inverse_depth_scale, scene_camera
+from lmvic_ns.codec.planning import (
+    default_tree,
+    depth_first,
+    file_cameras,
+    find_views,
+    inverse_depth_scale,
+    quality_offsets,
+    scene_camera,
+)
 from lmvic_ns.codec.quality import LEVELS
 from lmvic_ns.codec.weights import Weights, load_weights
 from lmvic_ns.errors import BitstreamError, SceneError, WeightsError
@@ -105,7 +113,8 @@ class EncodeOptions:
     """How a scene is coded.
 
     Attributes:
-        quality: level 0..63.
+        quality: level 0..63, of the views' mean.
+        equal_quality: code all views at this level; else what others refer to is coded better (`quality_offsets`).
         depth_quality: level of the depth of all views; None finds each view's, as far as `effort` goes.
         with_depth: code depth even for views that no reference needs (so that a decoder can give it out).
         effort: what is fitted to each view before it is coded: by default its depth, to how well it warps
@@ -114,6 +123,7 @@ class EncodeOptions:
     """
 
     quality: int = DEFAULT_QUALITY
+    equal_quality: bool = False
     depth_quality: int | None = None
     with_depth: bool = True
     effort: Effort = field(default_factory=lambda: Effort.named("medium"))
@@ -186,6 +196,8 @@ class MultiViewCodec:
                 "the scene has no depth, so views cannot refer to each other: give depth files (depth_file_path), "
                 "or code independent views (--reference-structure none)"
             )
+        offsets = (0,) * len(tree) if options.equal_quality else quality_offsets(tree)
+        levels = [min(max(options.quality + offset, 0), LEVELS - 1) for offset in offsets]
         scale = inverse_depth_scale(scene) if scene.has_depth else 1.0
         order = depth_first(tree)
         header = FileHeader.build(
@@ -200,6 +212,7 @@ class MultiViewCodec:
             weights_name=self.weights.name,
             weights_hash=self.weights.hash,
             quality=float(options.quality),
+            view_quality=levels,
             inverse_depth_scale=scale,
         )
         cameras = file_cameras(header)  # as the file holds them, so that both sides compute with the same bits
@@ -227,7 +240,7 @@ class MultiViewCodec:
                         coded_depth,
                         cameras[view].to(self.device),
                         reference,
-                        options.quality,
+                        levels[view],
                         options.depth_quality,
                         effort,
                     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -19,6 +20,9 @@ from lmvic_ns.geometry.ordering import (
     scene_translation_scale,
 )
 from lmvic_ns.scene import MultiViewScene
+
+LEVELS_PER_DOUBLING = 3
+"""Levels that a view gains when the views that depend on it, and itself, double (see `quality_offsets`)."""
 
 _NEAR_QUANTILE = 0.999
 _NEAR_MARGIN = 1.25  # the scale leaves room above the nearest depth that is not an outlier
@@ -63,6 +67,24 @@ def depth_first(tree: ReferenceTree) -> tuple[int, ...]:
         order.append(view)
         stack.extend(reversed(children[view]))
     return tuple(order)
+
+
+def quality_offsets(tree: ReferenceTree) -> tuple[int, ...]:
+    """Levels by which each view's quality differs from the scene's: what others inherit is coded better (their mean is 0).
+
+    A view's detail serves all that descend from it, so lambda should grow with their number; three levels for each doubling
+    are what training scenes ask for (docs/codec.md). Independent views are all alike.
+
+    Args:
+        tree: which view refers to which.
+    """
+    descendants = [0] * len(tree)
+    for view in range(len(tree)):
+        for ancestor in tree.ancestors(view):
+            descendants[ancestor] += 1
+    levels = [LEVELS_PER_DOUBLING * math.log2(1 + count) for count in descendants]
+    mean = sum(levels) / len(levels)
+    return tuple(round(level - mean) for level in levels)
 
 
 def file_cameras(header: FileHeader) -> Cameras:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,7 +15,6 @@ from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.codec.multiview import (
     DecodedView,
     EncodedView,
-    EncodeOptions,
     MultiViewCodec,
     default_tree,
     load_codec,
@@ -163,8 +162,7 @@ def encode_scene(scene: MultiViewScene, path: Path, options: CodingOptions, code
             scene,
             path,
             tree=tree,
-            # resume here means: keep what is written when interrupted
-            options=EncodeOptions(quality=quality, depth_quality=options.depth_quality, effort=options.fitted, resume=True),
+            options=replace(options.encode_options(quality), resume=True),  # keep what is written when interrupted
             sections=sections,
             on_view=lambda view: step(f"{view.name}: {size_text(view.depth_bytes + view.image_bytes)}, {view.psnr:.2f} dB"),
         )

@@ -84,17 +84,18 @@ def print_info(path: Path) -> None:
         console.print(rates)
 
         table = Table(title="views, in coding order", title_justify="left")
-        for title in ("view", "name", "refers to", "depth part", "picture part", "bits a pixel"):
+        for title in ("view", "name", "refers to", "quality", "depth part", "picture part", "bits a pixel"):
             table.add_column(title, justify="left" if title in ("name", "refers to") else "right")
         for number in header.order[:MAX_ROWS]:
             view, size = header.views[number], sizes[number]
             indent = "  " * len(reader.ancestors(number))
             parent = header.views[view.parent].name if view.parent >= 0 else "-"
             if size is None:
-                table.add_row(str(number), indent + view.name, parent, "lost", "lost", "")
+                table.add_row(str(number), indent + view.name, parent, f"{view.quality:g}", "lost", "lost", "")
                 continue
             rate = size.total * 8 / (view.width * view.height)
-            table.add_row(str(number), indent + view.name, parent, f"{size.depth:,}", f"{size.image:,}", f"{rate:.4f}")
+            sizes_text = f"{size.depth:,}", f"{size.image:,}", f"{rate:.4f}"
+            table.add_row(str(number), indent + view.name, parent, f"{view.quality:g}", *sizes_text)
         console.print(table)
         if len(header.order) > MAX_ROWS:
             console.print(f"and {len(header.order) - MAX_ROWS} views more")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lmvic_ns.codec.multiview import EncodedView, EncodeOptions, MultiViewCodec, depth_first
+from lmvic_ns.codec.multiview import EncodedView, MultiViewCodec, depth_first
 from lmvic_ns.codec.quality import LEVELS
 from lmvic_ns.export.options import CodingOptions
 from lmvic_ns.export.terminal import say, writing
@@ -96,7 +96,7 @@ def search_quality(
         place = Path(tempfile.mkdtemp(prefix=".search-", dir=folder))
 
     def meets(level: int) -> bool:
-        how = EncodeOptions(quality=level, depth_quality=options.depth_quality, effort=options.fitted)
+        how = options.encode_options(level)
         coded = codec.encode(sample.scene, place / "try.lmvic", tree=sample.tree, options=how)
         rate, psnr = whole_rate(sample, coded), float(np.mean([view.psnr for view in coded]))
         if options.target_psnr is not None:
