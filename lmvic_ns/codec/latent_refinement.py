@@ -69,6 +69,7 @@ def refine_latent(
     level: int,
     context: ImageContext | None,
     config: LatentRefinement,
+    finish: Callable[[Tensor], Tensor] = lambda decoded: decoded,
 ) -> tuple[Float[Tensor, "1 m h16 w16"], Float[Tensor, "1 n h64 w64"]]:
     """Latents to code in place of the analysis network's.
 
@@ -79,6 +80,7 @@ def refine_latent(
         level: quality level.
         context: what the reference tells.
         config: how far to go.
+        finish: what decoders do to the decoded picture (0..1) after the synthesis.
 
     Returns:
         Unit-variance latent, and the hyper-latent at its symbols' scale, both before rounding; the same for the same input.
@@ -100,7 +102,8 @@ def refine_latent(
             relax = relaxed_rounding(first * (last / first) ** cooled, config.noise, generator)
             coded = entropy.relaxed(scaled, hyper, quality, relax, coverage, prior, direct)
             decoded, _features = codec.synthesis(coded.latent, quality, context)
-            error = (decoded[..., :h, :w].to(image.dtype).clamp(0, 1) - image).square().mean()
+            decoded = finish(decoded[..., :h, :w].to(image.dtype).clamp(0, 1))
+            error = (decoded - image).square().mean()
             cost = weight * error + (coded.latent_bits + coded.hyper_bits).sum() / (h * w)
             scaled.grad, hyper.grad = torch.autograd.grad(cost, [scaled, hyper])
             optimizer.step()

@@ -100,7 +100,6 @@ def fit_loop_filter(
     return found if weight * after + len(found.to_bits()) < weight * before else None
 
 
-@torch.no_grad()
 def apply_loop_filter(
     decoded: Float[Tensor, "1 3 h w"], loop_filter: LoopFilter, level: int, reference: WarpedReference | None
 ) -> Float[Tensor, "1 3 h w"]:
@@ -112,14 +111,20 @@ def apply_loop_filter(
         level: quality level of the view.
         reference: what its reference shows, if it has one.
     """
-    planes = _Planes(decoded, level, reference)
-    filtered = planes.colours.clone()
-    for rows in planes.strips():
+    with torch.autocast(decoded.device.type, enabled=False):
+        planes = _Planes(decoded, level, reference)
+        colours = []
         for colour, coefficients in enumerate(loop_filter.coefficients):
-            for number, tap in planes.taps(colour, rows, {n for n, value in enumerate(coefficients) if value}):
-                filtered[colour, rows] += (coefficients[number] * STEP) * tap
-    matrix = filtered.new_tensor(_OPPONENT)
-    return torch.einsum("ji,jhw->ihw", matrix, filtered).clamp(0, 1)[None].to(decoded.dtype)
+            wanted = {number for number, value in enumerate(coefficients) if value}
+            strips = []
+            for rows in planes.strips():
+                filtered = planes.colours[colour, rows]
+                for number, tap in planes.taps(colour, rows, wanted):
+                    filtered = filtered + (coefficients[number] * STEP) * tap
+                strips.append(filtered)
+            colours.append(torch.cat(strips))
+        matrix = planes.colours.new_tensor(_OPPONENT)
+        return torch.einsum("ji,jhw->ihw", matrix, torch.stack(colours)).clamp(0, 1)[None].to(decoded.dtype)
 
 
 def write_loop_filter(loop_filter: LoopFilter | None) -> bytes:

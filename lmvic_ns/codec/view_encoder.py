@@ -14,10 +14,10 @@ from lmvic_ns.codec.depth import CODED_DEPTH_MARGIN, DEPTH_FACTOR, pad_depth
 from lmvic_ns.codec.depth_quadtree import QUADTREE
 from lmvic_ns.codec.depth_refinement import DepthRefinement, WarpError, refine_inverse_depth
 from lmvic_ns.codec.effort import Effort
-from lmvic_ns.codec.image import STRIDE, fixed_coverage
+from lmvic_ns.codec.image import STRIDE, ImageContext, fixed_coverage
 from lmvic_ns.codec.latent_refinement import LatentRefinement, refine_latent
 from lmvic_ns.codec.layers import pad_to_multiple
-from lmvic_ns.codec.loop_filter import apply_loop_filter, fit_loop_filter, write_loop_filter
+from lmvic_ns.codec.loop_filter import LoopFilter, apply_loop_filter, fit_loop_filter, write_loop_filter
 from lmvic_ns.codec.quality import LEVELS, lambda_of_level
 from lmvic_ns.codec.symbols import SymbolWriter
 from lmvic_ns.geometry.cameras import Cameras
@@ -36,12 +36,14 @@ class CodedView:
         image: its image part.
         state: what a decoder will have.
         cost: lambda times the image's mean squared error, plus bits per pixel.
+        loop_filter: what the image part begins with.
     """
 
     depth: bytes
     image: bytes
     state: ReferenceState
     cost: float
+    loop_filter: LoopFilter | None = None
 
 
 class ViewEncoder:
@@ -77,8 +79,15 @@ class ViewEncoder:
                 looks for the one that costs least as far as the effort goes.
             effort: what to try.
         """
-        coded = self._with_fitted_latent(self._with_depth(inverse_depth, depth_level, effort), effort.latent)
-        return self._with_loop_filter(coded) if effort.loop_filter else coded
+        coded = self._with_depth(inverse_depth, depth_level, effort)
+        if effort.loop_filter:
+            coded = self._with_loop_filter(coded)
+        if effort.latent is None or not effort.latent.steps:
+            return coded
+        fitted = self._with_fitted_latent(coded, effort.latent)
+        if effort.loop_filter:
+            fitted = self._with_loop_filter(fitted)
+        return min(coded, fitted, key=lambda view: view.cost)
 
     def _with_depth(self, inverse_depth: Tensor | None, depth_level: int | None, effort: Effort) -> CodedView:
         if inverse_depth is None:
@@ -163,25 +172,33 @@ class ViewEncoder:
 
     def _with_loop_filter(self, plain: CodedView) -> CodedView:
         """The cheaper of a coded view and the same with a loop filter."""
-        depth = plain.state.inverse_depth if plain.depth else None
-        context = self.model.decoder_context(self.reference, depth, self.cameras, self.size)
-        warped = self.model.warped_reference(context, self.size)
+        warped = self.model.warped_reference(self._context(plain), self.size)
         found = fit_loop_filter(self.image, plain.state.image, self.level, warped)
         if found is None:
             return plain
         symbols = plain.image[len(write_loop_filter(None)) :]
         state = replace(plain.state, image=apply_loop_filter(plain.state.image, found, self.level, warped))
-        return min(plain, self._view(plain.depth, write_loop_filter(found) + symbols, state), key=lambda view: view.cost)
+        filtered = replace(self._view(plain.depth, write_loop_filter(found) + symbols, state), loop_filter=found)
+        return min(plain, filtered, key=lambda view: view.cost)
 
-    def _with_fitted_latent(self, plain: CodedView, refinement: LatentRefinement | None) -> CodedView:
-        """The cheaper of a coded view and the same with its latents fitted to the picture."""
-        if refinement is None or not refinement.steps:
-            return plain
-        decoded_depth = plain.state.inverse_depth if plain.depth else None
-        context = self.model.decoder_context(self.reference, decoded_depth, self.cameras, self.size)
+    def _with_fitted_latent(self, plain: CodedView, refinement: LatentRefinement) -> CodedView:
+        """A coded view with its latents fitted to the picture, given its loop filter, which it then lacks."""
+        context = self._context(plain)
         latent = self.model.image.analysis(pad_to_multiple(self.image, STRIDE), self.quality, context)
-        fitted = refine_latent(self.model.image, self.image, latent, self.level, context, refinement)
-        return min(plain, self._code_image(plain.depth, decoded_depth, fitted), key=lambda view: view.cost)
+        loop_filter, warped = plain.loop_filter, self.model.warped_reference(context, self.size)
+
+        def finish(decoded: Tensor) -> Tensor:
+            return decoded if loop_filter is None else apply_loop_filter(decoded, loop_filter, self.level, warped)
+
+        fitted = refine_latent(self.model.image, self.image, latent, self.level, context, refinement, finish)
+        return self._code_image(plain.depth, self._decoded_depth(plain), fitted)
+
+    @staticmethod
+    def _decoded_depth(coded: CodedView) -> Tensor | None:
+        return coded.state.inverse_depth if coded.depth else None
+
+    def _context(self, coded: CodedView) -> ImageContext | None:
+        return self.model.decoder_context(self.reference, self._decoded_depth(coded), self.cameras, self.size)
 
     def _fitted_depth(
         self,
