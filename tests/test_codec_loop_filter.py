@@ -172,6 +172,7 @@ def test_the_fit_undoes_what_a_filter_can_undo() -> None:
     if alone is not None:
         assert both < 0.8 * (apply_loop_filter(decoded, alone, LEVEL, None) - original).square().mean()
     assert fit_loop_filter(original, original, LEVEL, None) is None
+    assert fit_loop_filter(original, decoded * float("nan"), LEVEL, reference) is None
 
 
 def test_no_other_small_filter_costs_less() -> None:

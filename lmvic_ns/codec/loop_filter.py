@@ -9,7 +9,7 @@ later views refer to.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,9 @@ STEP = 1 / 64
 """What one unit of a coefficient stands for."""
 LARGEST = 2**15 - 1
 """Coefficients are at most so many steps."""
+
+Tap = Callable[[slice], Tensor]
+"""Values of a tap over some rows of the picture."""
 
 _R2, _R3, _R6 = 2**-0.5, 3**-0.5, 6**-0.5
 _OPPONENT = ((_R3, _R3, _R3), (_R2, 0.0, -_R2), (_R6, -2 * _R6, _R6))
@@ -81,18 +84,21 @@ def fit_loop_filter(
         level: quality level of the view.
         reference: what its reference shows, if it has one.
     """
+    if not torch.isfinite(decoded).all():  # weights gone wrong; no filter mends that
+        return None
     planes = _Planes(decoded, level, reference)
     wanted = _opponent(picture.float()) - planes.colours
     # cost in bits, of squared errors summed over pixels; the mean is over three colours
     weight = float(lambda_of_level(torch.tensor(float(level)))) / 3
     fitted = []
     for colour in range(3):
-        count = taps_of(colour, reference is not None)
+        taps = planes.taps(colour)
+        count = len(taps)
         gram, projection = torch.zeros(count, count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
         for rows in planes.strips():
-            taps = torch.stack([tap for _, tap in planes.taps(colour, rows)]).flatten(1).double()
-            gram += (taps @ taps.T).cpu()
-            projection += (taps @ wanted[colour, rows].flatten().double()).cpu()
+            values = torch.stack([tap(rows) for tap in taps]).flatten(1).double()
+            gram += (values @ values.T).cpu()
+            projection += (values @ wanted[colour, rows].flatten().double()).cpu()
         fitted.append(_cheapest(gram.numpy() * (weight * STEP**2), projection.numpy() * (weight * STEP)))
     found = LoopFilter(tuple(fitted))
     before = (decoded.float() - picture).square().sum().item()
@@ -115,12 +121,12 @@ def apply_loop_filter(
         planes = _Planes(decoded, level, reference)
         colours = []
         for colour, coefficients in enumerate(loop_filter.coefficients):
-            wanted = {number for number, value in enumerate(coefficients) if value}
+            used = [(value * STEP, tap) for value, tap in zip(coefficients, planes.taps(colour), strict=True) if value]
             strips = []
             for rows in planes.strips():
                 filtered = planes.colours[colour, rows]
-                for number, tap in planes.taps(colour, rows, wanted):
-                    filtered = filtered + (coefficients[number] * STEP) * tap
+                for weight, tap in used:
+                    filtered = filtered + weight * tap(rows)
                 strips.append(filtered)
             colours.append(torch.cat(strips))
         matrix = planes.colours.new_tensor(_OPPONENT)
@@ -189,40 +195,29 @@ class _Planes:
         for top in range(0, self.height, _ROWS):
             yield slice(top, min(top + _ROWS, self.height))
 
-    def taps(self, colour: int, rows: slice, wanted: set[int] | None = None) -> Iterator[tuple[int, Tensor]]:
-        """Number and values of each tap (of those that are wanted) over some rows of the picture."""
-        centre = self.colours[colour, rows]
-        number = 0
+    def taps(self, colour: int) -> list[Tap]:
+        """The taps of a colour, in the order of their coefficients."""
+        own, grey, other = self.padded[colour], self.padded[0], 3 - colour
 
-        def skip() -> bool:
-            nonlocal number
-            number += 1
-            return wanted is not None and number - 1 not in wanted
+        def differences(shift: tuple[int, int], limit: float) -> Tap:
+            return lambda rows: _sum((e - self.colours[colour, rows]).clamp(-limit, limit) for e in _ends(own, rows, shift))
 
-        for clipped in (False, True):
-            for shift in _DIAMOND:
-                if not skip():
-                    ends = [e - centre for e in _ends(self.padded[colour], rows, shift)]
-                    yield number - 1, sum(e.clamp(-self.clip, self.clip) if clipped else e for e in ends)  # type: ignore[misc]
-        if not skip():
-            yield number - 1, centre - self.means[colour]
-        if not skip():
-            yield number - 1, torch.ones_like(centre)
+        def curvature(plane: Tensor, shift: tuple[int, int]) -> Tap:
+            return lambda rows: _sum(_ends(plane, rows, shift)) - 2 * _shifted(plane, rows, 0, 0)
+
+        taps = [differences(shift, limit) for limit in (float("inf"), self.clip) for shift in _DIAMOND]
+        taps += [
+            lambda rows: self.colours[colour, rows] - self.means[colour],
+            lambda rows: torch.ones_like(self.colours[colour, rows]),
+        ]
         if colour:
-            for shift in _SQUARE:
-                if not skip():
-                    first, second = _ends(self.padded[0], rows, shift)
-                    yield number - 1, first + second - 2 * self.colours[0, rows]
-            if not skip():
-                yield number - 1, self.colours[3 - colour, rows] - self.means[3 - colour]
+            taps += [curvature(grey, shift) for shift in _SQUARE]
+            taps.append(lambda rows: self.colours[other, rows] - self.means[other])
         if self.warped is not None:
-            middle = _shifted(self.warped[colour], rows, 0, 0)
-            for shift in _SQUARE:
-                if not skip():
-                    first, second = _ends(self.warped[colour], rows, shift)
-                    yield number - 1, first + second - 2 * middle
-            if not skip():
-                yield number - 1, middle
+            warped = self.warped[colour]
+            taps += [curvature(warped, shift) for shift in _SQUARE]
+            taps.append(lambda rows: _shifted(warped, rows, 0, 0))
+        return taps
 
 
 def _opponent(image: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "3 h w"]:
@@ -232,6 +227,11 @@ def _opponent(image: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "3 h w"]:
 def _shifted(padded: Tensor, rows: slice, down: int, right: int) -> Tensor:
     width = padded.shape[1] - 2 * _REACH
     return padded[rows.start + _REACH + down : rows.stop + _REACH + down, _REACH + right : _REACH + right + width]
+
+
+def _sum(pair: Iterable[Tensor]) -> Tensor:
+    first, second = pair
+    return first + second
 
 
 def _ends(padded: Tensor, rows: slice, shift: tuple[int, int]) -> tuple[Tensor, Tensor]:
