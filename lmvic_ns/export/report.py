@@ -39,6 +39,7 @@ class ViewResult:
 
     name: str
     parent: str | None
+    quality: float
     depth_bytes: int
     image_bytes: int
     bits_per_pixel: float
@@ -118,6 +119,7 @@ def report_data(encoded: EncodedFile, collected: Collector, files: Sequence[Path
             ViewResult(
                 name=view.name,
                 parent=names[view.parent] if view.parent >= 0 else None,
+                quality=view.quality,
                 depth_bytes=size.depth,
                 image_bytes=size.image,
                 bits_per_pixel=size.total * 8 / (view.width * view.height),
@@ -262,8 +264,10 @@ def _views(data: dict[str, Any]) -> str:
         similarity = "-" if view["ms_ssim"] is None else f"{view['ms_ssim']:.4f}"
         bytes_of_parts = f"{view['depth_bytes']:,}", f"{view['image_bytes']:,}"
         quality = f"{view['bits_per_pixel']:.4f}", f"{view['psnr']:.2f}", similarity
-        rows.append([view["name"], view["parent"] or "-", *bytes_of_parts, *quality])
-    return _table(["view", "refers to", "depth, bytes", "picture, bytes", "bits a pixel", "PSNR, dB", "MS-SSIM"], rows)
+        rows.append([view["name"], view["parent"] or "-", f"{view['quality']:g}", *bytes_of_parts, *quality])
+    return _table(
+        ["view", "refers to", "quality", "depth, bytes", "picture, bytes", "bits a pixel", "PSNR, dB", "MS-SSIM"], rows
+    )
 
 
 def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
