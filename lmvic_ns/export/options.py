@@ -23,8 +23,7 @@ class CodingOptions:
     quality: int = 32
     """Quality level, 0 (smallest file) to 63 (best pictures); the views' mean."""
     equal_quality: bool = False
-    """Code all views alike; else those that others refer to are coded better and the last ones worse, which saves some
-    3 % at the same mean quality."""
+    """Code all views alike; else views that others refer to are coded better, which makes the file smaller."""
     target_bpp: float | None = None
     """Search for the best quality whose file has at most this many bits a pixel (points not counted)."""
     target_psnr: float | None = None
