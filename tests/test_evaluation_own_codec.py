@@ -100,11 +100,11 @@ def test_variants_change_what_they_say(weights: str, plane: ImageSet, tmp_path: 
     codecs = {name: variant(name, plane, weights, "cpu", tmp_path) for name in VARIANTS}
     assert {name for name, codec in codecs.items() if codec.weights != weights} == set(SWITCHES)
     files = {}
-    for name in ("tree", "no cross-view information", "no depth prediction"):
+    for name in ("tree", "no cross-view information", "no depth prediction", "equal quality", "no loop filter"):
         folder = tmp_path / name
         folder.mkdir()
         files[name] = codecs[name].encode(plane, range(3), 30, folder).view_bytes
-    assert len(set(files.values())) == 3
+    assert len(set(files.values())) == 5
     with pytest.raises(LmvicError, match="there is no variant 'half'"):
         variant("half", plane, weights, "cpu", tmp_path)
 

@@ -1,4 +1,4 @@
-"""The paper's Figure 7: what each part of the method is worth, as BD-rate against the whole of it.
+"""The paper's Figure 7 and what the encoder adds: what each part is worth, as BD-rate against the whole.
 
 Parts are switched off at run time, with the same weights: networks that were trained with a part miss it more than networks
 trained without it would (the paper retrains). Orders and trees need no training, so those figures are exact.
@@ -23,7 +23,8 @@ SWITCHES = {
     "no mask": {"masks": False},
     "no depth prediction": {"depth_prediction": False},
 }
-VARIANTS = (FULL, "greedy chain", "random order", "file order", "no cross-view information", *SWITCHES)
+ENCODER = {"equal quality": {"equal_quality": True}, "no loop filter": {"loop_filter": False}}
+VARIANTS = (FULL, "greedy chain", "random order", "file order", "no cross-view information", *SWITCHES, *ENCODER)
 
 
 def chain(order: list[int]) -> ReferenceTree:
@@ -57,6 +58,8 @@ def variant(
     if name in SWITCHES:
         weights = str(ablated_weights(weights, folder, **SWITCHES[name]))
         return OwnCodec(weights, device, references=True, name=name, tree=default_tree(scene), effort=effort)
+    if name in ENCODER:
+        return OwnCodec(weights, device, references=True, name=name, tree=default_tree(scene), effort=effort, **ENCODER[name])
     if name == FULL:
         tree = default_tree(scene)
     elif name == "greedy chain":

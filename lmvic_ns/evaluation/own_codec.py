@@ -35,6 +35,8 @@ class OwnCodec:
         name: Another name, for variants.
         tree: The reference tree of a scene; by default the codec's own.
         effort: Of encoding.
+        equal_quality: Code all views alike.
+        loop_filter: Whether pictures may have one.
     """
 
     settings: Sequence[float] = (4, 14, 24, 34, 44, 54)
@@ -50,9 +52,12 @@ class OwnCodec:
         name: str | None = None,
         tree: ReferenceTree | None = None,
         effort: EffortName = "medium",
+        equal_quality: bool = False,
+        loop_filter: bool = True,
     ) -> None:
         self.name = name or ("lmvic" if references else "lmvic-intra")
         self.effort: EffortName = effort
+        self._equal_quality, self._loop_filter = equal_quality, loop_filter
         self.weights, self.device, self._references, self._tree = weights, device, references, tree
         self.uses_views_together = references
 
@@ -78,7 +83,9 @@ class OwnCodec:
         from lmvic_ns.codec.effort import Effort
         from lmvic_ns.codec.multiview import EncodeOptions
 
-        return EncodeOptions(quality=quality, with_depth=False, effort=Effort.named(self.effort))
+        effort = Effort.named(self.effort)
+        effort = replace(effort, loop_filter=effort.loop_filter and self._loop_filter)
+        return EncodeOptions(quality=quality, equal_quality=self._equal_quality, with_depth=False, effort=effort)
 
     def inputs_hash(self, images: ImageSet) -> str:
         """What results depend on besides pictures: cameras, depth, the tree, how the encoder works."""
