@@ -112,7 +112,8 @@ class SyntheticCodec:
             preset="synthetic",
             weights_name="none",
             weights_hash=bytes(16),
-            quality=[10.0] * (views - 1) + [20.0],
+            quality=10.0,
+            view_quality=[10.0] * (views - 1) + [20.0],
             inverse_depth_scale=0.5,
             parameters={"near": 0.5},
         )
