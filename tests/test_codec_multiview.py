@@ -161,6 +161,8 @@ def test_views_that_others_refer_to_are_coded_better(tmp_path) -> None:
     parents = [-1, *(int(rng.integers(0, view)) for view in range(1, 60))]
     large = quality_offsets(ReferenceTree.from_parents(range(60), parents))
     assert abs(sum(large)) <= 30 and large[0] == max(large)
+    long = quality_offsets(ReferenceTree.from_parents(range(200), range(-1, 199)))  # a chain
+    assert long[0] == max(long) <= 12 and long[-1] == min(long) == -6
     assert all(large[view] <= large[parent] for view, parent in enumerate(parents) if parent >= 0)
 
     scene, codec = plane_scene([(24, 24)] * 4), small_codec()

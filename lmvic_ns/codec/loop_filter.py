@@ -186,7 +186,7 @@ class _Planes:
         self.clip = _CLIP * noise**0.5
         self.warped = None
         if reference is not None:
-            difference = (reference.image.float() - decoded.float()) * reference.mask
+            difference = (reference.image.float() - decoded.float()) * reference.mask.float()
             error = F.avg_pool2d(difference.square().mean(1, keepdim=True), 5, 1, 2)
             trusted = difference / (1 + error / (_TRUST * noise)).square()
             self.warped = F.pad(_opponent(trusted)[None], (_REACH,) * 4, mode="replicate")[0]

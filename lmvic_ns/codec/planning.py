@@ -23,6 +23,8 @@ from lmvic_ns.scene import MultiViewScene
 
 LEVELS_PER_DOUBLING = 3
 """Levels that a view gains when the views that depend on it, and itself, double (see `quality_offsets`)."""
+OFFSET_RANGE = (-6, 12)
+"""Bounds of these offsets: the last views of a long chain would be coded visibly worse."""
 
 _NEAR_QUANTILE = 0.999
 _NEAR_MARGIN = 1.25  # the scale leaves room above the nearest depth that is not an outlier
@@ -70,7 +72,8 @@ def depth_first(tree: ReferenceTree) -> tuple[int, ...]:
 
 
 def quality_offsets(tree: ReferenceTree) -> tuple[int, ...]:
-    """Levels by which each view's quality differs from the scene's: what others inherit is coded better (their mean is 0).
+    """Levels by which each view's quality differs from the scene's: what others inherit is coded better (their mean is
+    about 0).
 
     A view's detail serves all that descend from it, so lambda should grow with their number; three levels for each doubling
     are what training scenes ask for (docs/codec.md). Independent views are all alike.
@@ -84,7 +87,7 @@ def quality_offsets(tree: ReferenceTree) -> tuple[int, ...]:
             descendants[ancestor] += 1
     levels = [LEVELS_PER_DOUBLING * math.log2(1 + count) for count in descendants]
     mean = sum(levels) / len(levels)
-    return tuple(round(level - mean) for level in levels)
+    return tuple(min(max(round(level - mean), OFFSET_RANGE[0]), OFFSET_RANGE[1]) for level in levels)
 
 
 def file_cameras(header: FileHeader) -> Cameras:
