@@ -49,7 +49,7 @@ def noisy(image: Tensor, deviation: float, seed: int = 0) -> Tensor:
 
 
 def shown(image: Tensor) -> WarpedReference:
-    return WarpedReference(image, torch.ones(1, 1, *image.shape[-2:], dtype=torch.bool))
+    return WarpedReference(image, torch.ones(1, 1, *image.shape[-2:]))
 
 
 @pytest.mark.parametrize("warped", [False, True])
@@ -136,7 +136,7 @@ def test_a_second_filter_from_the_document_agrees(warped: bool, monkeypatch: pyt
     decoded = torch.rand(1, 3, 11, 13, generator=generator)
     reference = None
     if warped:
-        mask = torch.rand(1, 1, 11, 13, generator=generator) > 0.3
+        mask = (torch.rand(1, 1, 11, 13, generator=generator) > 0.3).float()
         reference = WarpedReference((decoded + 0.1 * torch.randn(1, 3, 11, 13, generator=generator)).clamp(0, 1), mask)
     monkeypatch.setattr(module, "_ROWS", 4)  # several strips
     found = apply_loop_filter(decoded, some_filter(warped), LEVEL, reference)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from lmvic_ns.codec.quality import coding_noise, lambda_of_level
@@ -59,11 +59,11 @@ class WarpedReference:
 
     Attributes:
         image: the reference's reconstruction, warped.
-        mask: where the correspondence holds.
+        mask: 1 where the correspondence holds, else 0.
     """
 
     image: Float[Tensor, "1 3 h w"]
-    mask: Bool[Tensor, "1 1 h w"]
+    mask: Float[Tensor, "1 1 h w"]
 
 
 def taps_of(colour: int, warped: bool) -> int:

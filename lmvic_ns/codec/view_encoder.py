@@ -37,6 +37,7 @@ class CodedView:
         state: what a decoder will have.
         cost: lambda times the image's mean squared error, plus bits per pixel.
         loop_filter: what the image part begins with.
+        context: what the reference told about it.
     """
 
     depth: bytes
@@ -44,6 +45,7 @@ class CodedView:
     state: ReferenceState
     cost: float
     loop_filter: LoopFilter | None = None
+    context: ImageContext | None = None
 
 
 class ViewEncoder:
@@ -163,7 +165,7 @@ class ViewEncoder:
         state = self.model.reconstruct(coded, self.quality, context, decoded_depth, self.cameras, self.size)
         if depth and depth[0] != QUADTREE:
             state.depth_level = depth[0]
-        return self._view(depth, data, state)
+        return replace(self._view(depth, data, state), context=context)
 
     def _view(self, depth: bytes, image: bytes, state: ReferenceState) -> CodedView:
         error = (state.image - self.image).square().mean().item()
@@ -172,18 +174,20 @@ class ViewEncoder:
 
     def _with_loop_filter(self, plain: CodedView) -> CodedView:
         """The cheaper of a coded view and the same with a loop filter."""
-        warped = self.model.warped_reference(self._context(plain), self.size)
+        warped = self.model.warped_reference(plain.context, self.size)
         found = fit_loop_filter(self.image, plain.state.image, self.level, warped)
         if found is None:
             return plain
         symbols = plain.image[len(write_loop_filter(None)) :]
         state = replace(plain.state, image=apply_loop_filter(plain.state.image, found, self.level, warped))
-        filtered = replace(self._view(plain.depth, write_loop_filter(found) + symbols, state), loop_filter=found)
+        filtered = replace(
+            self._view(plain.depth, write_loop_filter(found) + symbols, state), loop_filter=found, context=plain.context
+        )
         return min(plain, filtered, key=lambda view: view.cost)
 
     def _with_fitted_latent(self, plain: CodedView, refinement: LatentRefinement) -> CodedView:
         """A coded view with its latents fitted to the picture, given its loop filter, which it then lacks."""
-        context = self._context(plain)
+        context = plain.context
         latent = self.model.image.analysis(pad_to_multiple(self.image, STRIDE), self.quality, context)
         loop_filter, warped = plain.loop_filter, self.model.warped_reference(context, self.size)
 
@@ -191,14 +195,7 @@ class ViewEncoder:
             return decoded if loop_filter is None else apply_loop_filter(decoded, loop_filter, self.level, warped)
 
         fitted = refine_latent(self.model.image, self.image, latent, self.level, context, refinement, finish)
-        return self._code_image(plain.depth, self._decoded_depth(plain), fitted)
-
-    @staticmethod
-    def _decoded_depth(coded: CodedView) -> Tensor | None:
-        return coded.state.inverse_depth if coded.depth else None
-
-    def _context(self, coded: CodedView) -> ImageContext | None:
-        return self.model.decoder_context(self.reference, self._decoded_depth(coded), self.cameras, self.size)
+        return self._code_image(plain.depth, plain.state.inverse_depth if plain.depth else None, fitted)
 
     def _fitted_depth(
         self,
