@@ -15,7 +15,7 @@ from lmvic_ns.codec.effort import Effort, EffortName
 from lmvic_ns.codec.latent_refinement import LatentRefinement, relaxed_rounding
 from lmvic_ns.codec.model import MultiViewModel, ReferenceState
 from lmvic_ns.codec.multiview import EncodeOptions, MultiViewCodec, load_codec
-from lmvic_ns.codec.quality import lambda_of_level
+from lmvic_ns.codec.quality import image_lambda
 from lmvic_ns.errors import SceneError
 from lmvic_ns.evaluation.own_codec import photograph_scene
 from lmvic_ns.export.options import EffortName as EffortOption
@@ -30,7 +30,7 @@ def model() -> MultiViewModel:
 
 def cost(parts: tuple[bytes, bytes, ReferenceState], level: int) -> float:
     error = float((parts[2].image - picture(0.0)).square().mean())
-    return float(lambda_of_level(torch.tensor(float(level)))) * error + 8 * len(parts[1]) / (SIZE[0] * SIZE[1])
+    return image_lambda(level) * error + 8 * len(parts[1]) / (SIZE[0] * SIZE[1])
 
 
 def test_relaxed_rounding_hardens_to_rounding() -> None:

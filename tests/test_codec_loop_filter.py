@@ -27,7 +27,7 @@ from lmvic_ns.codec.loop_filter import (
 )
 from lmvic_ns.codec.model import MultiViewModel
 from lmvic_ns.codec.multiview import EncodeOptions, MultiViewCodec, load_codec
-from lmvic_ns.codec.quality import coding_noise, lambda_of_level
+from lmvic_ns.codec.quality import coding_noise, image_lambda
 from lmvic_ns.errors import BitstreamError
 from lmvic_ns.evaluation.own_codec import photograph_scene
 
@@ -181,7 +181,7 @@ def test_no_other_small_filter_costs_less() -> None:
     decoded = noisy(original, 0.03)
     fitted = fit_loop_filter(original, decoded, LEVEL, None)
     assert fitted is not None
-    weight = float(lambda_of_level(torch.tensor(float(LEVEL)))) / 3
+    weight = image_lambda(LEVEL) / 3
 
     def cost(candidate: LoopFilter) -> float:
         error = (apply_loop_filter(decoded, candidate, LEVEL, None) - original).square().sum().item()
@@ -208,7 +208,7 @@ def test_shipped_weights_gain_by_it(model: MultiViewModel) -> None:
         decoded = model.decompress(first[0], first[1], SIZE, camera(0.0), None, LEVEL)
         assert torch.equal(decoded.image, first[2].image)
         error = float((decoded.image - picture(0.0)).square().mean())
-        costs[fitted] = float(lambda_of_level(torch.tensor(float(LEVEL)))) * error + 8 * len(first[1]) / (SIZE[0] * SIZE[1])
+        costs[fitted] = image_lambda(LEVEL) * error + 8 * len(first[1]) / (SIZE[0] * SIZE[1])
         assert bool(first[1][0] & 0x80) == fitted
     assert costs[True] < costs[False]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lmvic_ns.codec.depth import DEPTH_FACTOR
 from lmvic_ns.codec.depth_quadtree import BLOCKS, LARGEST_CHANGE, PROFILES, UNIT, Quadtree, quadtree_tables, write_depth
-from lmvic_ns.codec.quality import lambda_of_level
+from lmvic_ns.codec.quality import image_lambda
 from lmvic_ns.geometry.cameras import Cameras, relative_projection
 
 LEAF = BLOCKS[-1] * DEPTH_FACTOR
@@ -147,7 +147,7 @@ def _leaf_means(x: Float[Tensor, "h4 w4"]) -> Float[Tensor, "rows columns"]:
 
 def bits_of_halving(level: float, search: DepthSearch) -> float:
     """What half the warp error saves in a leaf at this level."""
-    return search.worth * float(lambda_of_level(torch.tensor(float(level)))) ** 0.5 * LEAF**2
+    return search.worth * image_lambda(level) ** 0.5 * LEAF**2
 
 
 class QuadtreeEncoder:

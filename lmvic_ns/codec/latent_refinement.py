@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmvic_ns.codec.image import ImageCodec, ImageContext
-from lmvic_ns.codec.quality import lambda_of_level
+from lmvic_ns.codec.quality import image_lambda
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def refine_latent(
     entropy = codec.entropy
     h, w = image.shape[-2:]
     quality = torch.full((1,), float(level), device=image.device)
-    weight = float(lambda_of_level(torch.tensor(float(level))))
+    weight = image_lambda(level)
     coverage, prior, direct = codec.priors(context)
     generator = torch.Generator(device=image.device).manual_seed(0)
     scaled, hyper = (x.detach().clone().requires_grad_() for x in entropy.start(latent, quality, prior))

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from lmvic_ns.codec.quality import coding_noise, lambda_of_level
+from lmvic_ns.codec.quality import coding_noise, image_lambda
 from lmvic_ns.errors import BitstreamError
 
 STEP = 1 / 64
@@ -89,7 +89,7 @@ def fit_loop_filter(
     planes = _Planes(decoded, level, reference)
     wanted = _opponent(picture.float()) - planes.colours
     # cost in bits, of squared errors summed over pixels; the mean is over three colours
-    weight = float(lambda_of_level(torch.tensor(float(level)))) / 3
+    weight = image_lambda(level) / 3
     fitted = []
     for colour in range(3):
         taps = planes.taps(colour)

@@ -21,9 +21,14 @@ def lambda_of_level(level: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
     return torch.exp(low + (high - low) * torch.as_tensor(level).float() / (LEVELS - 1))
 
 
+def image_lambda(level: float) -> float:
+    """`lambda_of_level` of one level, as a number."""
+    return float(lambda_of_level(torch.tensor(float(level))))
+
+
 def coding_noise(level: float) -> float:
     """Mean squared error that pictures of this level have, roughly: what is below it costs nothing."""
-    return 0.01 / float(lambda_of_level(torch.tensor(float(level)))) ** 0.5
+    return 0.01 / image_lambda(level) ** 0.5
 
 
 def depth_lambda_of_level(level: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:

@@ -18,7 +18,7 @@ from lmvic_ns.codec.image import STRIDE, ImageContext, fixed_coverage
 from lmvic_ns.codec.latent_refinement import LatentRefinement, refine_latent
 from lmvic_ns.codec.layers import pad_to_multiple
 from lmvic_ns.codec.loop_filter import LoopFilter, apply_loop_filter, fit_loop_filter, write_loop_filter
-from lmvic_ns.codec.quality import LEVELS, lambda_of_level
+from lmvic_ns.codec.quality import LEVELS, image_lambda
 from lmvic_ns.codec.symbols import SymbolWriter
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.geometry.disparity import disparity_and_mask, downsample_inverse_depth, upsample_inverse_depth
@@ -70,7 +70,7 @@ class ViewEncoder:
         self.model, self.image, self.cameras, self.reference, self.level = model, image, cameras, reference, level
         self.size = image.shape[-2], image.shape[-1]
         self.quality = torch.full((1,), float(level), device=image.device)
-        self.weight = float(lambda_of_level(torch.tensor(float(level))))
+        self.weight = image_lambda(level)
 
     def encode(self, inverse_depth: Float[Tensor, "1 h w"] | None, depth_level: int | None, effort: Effort) -> CodedView:
         """The cheapest of what this effort tries.
