@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from lmvic_ns.splat import blend_kernels, tile_kernels
 from lmvic_ns.splat.cpu_projection import colorize_compiled, project_compiled
 from lmvic_ns.splat.jit import as_numpy, launching
-from lmvic_ns.splat.stages import Blended, RasterOutput, ScreenGaussians, Stages, rasterize_by_stages
+from lmvic_ns.splat.stages import Blended, RasterInputs, RasterOutput, ScreenGaussians, Stages, rasterize_by_stages
 from lmvic_ns.splat.tiles import TileLists, tile_grid
 
 
@@ -152,29 +151,6 @@ def blend_compiled(
 COMPILED = Stages(project_compiled, colorize_compiled, blend_compiled)
 
 
-def rasterize_cpu(
-    means: Float[Tensor, "n 3"],
-    quats: Float[Tensor, "n 4"],
-    scales: Float[Tensor, "n 3"],
-    opacities: Float[Tensor, "n"],
-    colors: Float[Tensor, "n 3"] | Float[Tensor, "n k 3"],
-    world_to_camera: Float[Tensor, "c 4 4"],
-    intrinsics: Float[Tensor, "c 3 3"],
-    width: int,
-    height: int,
-    **options: Any,
-) -> RasterOutput:
-    """`lmvic_ns.splat.rasterization.rasterize` with the same options, by compiled kernels, in float32."""
-    return rasterize_by_stages(
-        COMPILED,
-        means.float(),
-        quats.float(),
-        scales.float(),
-        opacities.float(),
-        colors.float(),
-        world_to_camera.float(),
-        intrinsics.float(),
-        width,
-        height,
-        **options,
-    )
+def rasterize_cpu(inputs: RasterInputs) -> RasterOutput:
+    """`lmvic_ns.splat.rasterization.rasterize` by compiled kernels, in float32."""
+    return rasterize_by_stages(COMPILED, inputs.in_float32())

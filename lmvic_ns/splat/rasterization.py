@@ -7,7 +7,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from lmvic_ns.splat.stages import RasterOutput
+from lmvic_ns.splat.stages import RasterInputs, RasterOutput
 
 __all__ = ["RasterOutput", "rasterize"]
 
@@ -61,17 +61,7 @@ def rasterize(
     Raises:
         ValueError: shapes do not fit together, or a size is out of range.
     """
-    _check_shapes(means, quats, scales, opacities, colors, world_to_camera, intrinsics, background, sh_degree)
-    if width < 1 or height < 1:
-        raise ValueError(f"the picture must have at least one pixel, got {width}x{height}")
-    if rasterize_mode not in ("classic", "antialiased"):
-        raise ValueError(f"rasterize_mode is 'classic' or 'antialiased', not {rasterize_mode!r}")
-    if means.is_cuda:
-        # imported here: gsplat and triton must not load, let alone compile, on a machine without CUDA
-        from lmvic_ns.splat.gsplat_backend import rasterize_gsplat as backend
-    else:
-        from lmvic_ns.splat.cpu_backend import rasterize_cpu as backend
-    return backend(
+    inputs = RasterInputs(
         means,
         quats,
         scales,
@@ -91,38 +81,10 @@ def rasterize(
         eps2d=eps2d,
         packed=packed,
     )
-
-
-def _check_shapes(
-    means: Tensor,
-    quats: Tensor,
-    scales: Tensor,
-    opacities: Tensor,
-    colors: Tensor,
-    world_to_camera: Tensor,
-    intrinsics: Tensor,
-    background: Tensor | None,
-    sh_degree: int | None,
-) -> None:
-    n, c = means.shape[0], world_to_camera.shape[0]
-    expected = {
-        "means": (means, (n, 3)),
-        "quats": (quats, (n, 4)),
-        "scales": (scales, (n, 3)),
-        "opacities": (opacities, (n,)),
-        "world_to_camera": (world_to_camera, (c, 4, 4)),
-        "intrinsics": (intrinsics, (c, 3, 3)),
-    }
-    if background is not None:
-        expected["background"] = (background, (c, 3))
-    if sh_degree is None:
-        expected["colors"] = (colors, (n, 3))
+    inputs.check()
+    if means.is_cuda:
+        # imported here: gsplat and triton must not load, let alone compile, on a machine without CUDA
+        from lmvic_ns.splat.gsplat_backend import rasterize_gsplat as backend
     else:
-        if colors.ndim != 3 or colors.shape[1] < (sh_degree + 1) ** 2:
-            raise ValueError(
-                f"colors must be (n, k, 3) with k >= {(sh_degree + 1) ** 2} at sh_degree={sh_degree}, got {tuple(colors.shape)}"
-            )
-        expected["colors"] = (colors, (n, colors.shape[1], 3))
-    for name, (tensor, shape) in expected.items():
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+        from lmvic_ns.splat.cpu_backend import rasterize_cpu as backend
+    return backend(inputs)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lmvic_ns.splat.projection import project_gaussians, view_dependent_colors
-from lmvic_ns.splat.stages import Blended, RasterOutput, ScreenGaussians, Stages, rasterize_by_stages
+from lmvic_ns.splat.stages import Blended, RasterInputs, RasterOutput, ScreenGaussians, Stages, rasterize_by_stages
 from lmvic_ns.splat.tiles import intersect_tiles
 
 MAX_ALPHA = 0.999
@@ -99,19 +99,6 @@ def _add_absolute(total: Tensor, ids: Tensor, gradient: Tensor) -> None:
 REFERENCE = Stages(project_gaussians, view_dependent_colors, blend_reference)
 
 
-def rasterize_reference(
-    means: Float[Tensor, "n 3"],
-    quats: Float[Tensor, "n 4"],
-    scales: Float[Tensor, "n 3"],
-    opacities: Float[Tensor, "n"],
-    colors: Float[Tensor, "n 3"] | Float[Tensor, "n k 3"],
-    world_to_camera: Float[Tensor, "c 4 4"],
-    intrinsics: Float[Tensor, "c 3 3"],
-    width: int,
-    height: int,
-    **options: Any,
-) -> RasterOutput:
-    """`lmvic_ns.splat.rasterization.rasterize` with the same options, by plain torch wherever the tensors are."""
-    return rasterize_by_stages(
-        REFERENCE, means, quats, scales, opacities, colors, world_to_camera, intrinsics, width, height, **options
-    )
+def rasterize_reference(*arguments: Any, **options: Any) -> RasterOutput:
+    """`lmvic_ns.splat.rasterization.rasterize` with the same arguments, by plain torch wherever the tensors are."""
+    return rasterize_by_stages(REFERENCE, RasterInputs(*arguments, **options))

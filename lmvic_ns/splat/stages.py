@@ -1,9 +1,9 @@
-"""What a rasterizer returns, and the frame that our own backends share: project, colour, blend, finish."""
+"""What a rasterizer is given and returns, and the frame that our own backends share: project, colour, blend, finish."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -12,6 +12,63 @@ from torch import Tensor
 
 from lmvic_ns.splat.projection import ProjectedGaussians
 from lmvic_ns.splat.tiles import TileLists
+
+
+@dataclass(frozen=True)
+class RasterInputs:
+    """What to draw: the arguments of `lmvic_ns.splat.rasterization.rasterize`, where they are described."""
+
+    means: Float[Tensor, "n 3"]
+    quats: Float[Tensor, "n 4"]
+    scales: Float[Tensor, "n 3"]
+    opacities: Float[Tensor, "n"]
+    colors: Float[Tensor, "n 3"] | Float[Tensor, "n k 3"]
+    world_to_camera: Float[Tensor, "c 4 4"]
+    intrinsics: Float[Tensor, "c 3 3"]
+    width: int
+    height: int
+    sh_degree: int | None = None
+    near: float = 0.01
+    far: float = 1e10
+    background: Float[Tensor, "c 3"] | None = None
+    absgrad: bool = False
+    rasterize_mode: Literal["classic", "antialiased"] = "classic"
+    tile_size: int = 16
+    eps2d: float = 0.3
+    packed: bool = False
+
+    def check(self) -> None:
+        """Raises ValueError where shapes do not fit together, or a value is out of range."""
+        if self.width < 1 or self.height < 1:
+            raise ValueError(f"the picture must have at least one pixel, got {self.width}x{self.height}")
+        if self.rasterize_mode not in ("classic", "antialiased"):
+            raise ValueError(f"rasterize_mode is 'classic' or 'antialiased', not {self.rasterize_mode!r}")
+        n, c = self.means.shape[0], self.world_to_camera.shape[0]
+        expected = {
+            "means": (self.means, (n, 3)),
+            "quats": (self.quats, (n, 4)),
+            "scales": (self.scales, (n, 3)),
+            "opacities": (self.opacities, (n,)),
+            "world_to_camera": (self.world_to_camera, (c, 4, 4)),
+            "intrinsics": (self.intrinsics, (c, 3, 3)),
+        }
+        if self.background is not None:
+            expected["background"] = (self.background, (c, 3))
+        if self.sh_degree is None:
+            expected["colors"] = (self.colors, (n, 3))
+        else:
+            bands, found = (self.sh_degree + 1) ** 2, tuple(self.colors.shape)
+            if len(found) != 3 or found[1] < bands:
+                raise ValueError(f"colors must be (n, k, 3) with k >= {bands} at sh_degree={self.sh_degree}, got {found}")
+            expected["colors"] = (self.colors, (n, found[1], 3))
+        for name, (tensor, shape) in expected.items():
+            if tuple(tensor.shape) != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+
+    def in_float32(self) -> RasterInputs:
+        """The same in float32, except for the background, which only finishes the picture."""
+        names = ("means", "quats", "scales", "opacities", "colors", "world_to_camera", "intrinsics")
+        return replace(self, **{name: getattr(self, name).float() for name in names})
 
 
 @dataclass(frozen=True)
@@ -71,59 +128,48 @@ def gather_median_depth(depths: Float[Tensor, "*m"], median_ids: Int[Tensor, "c 
     return torch.where(median_ids >= 0, picked, torch.zeros_like(picked))[..., None]
 
 
-def rasterize_by_stages(
-    stages: Stages,
-    means: Float[Tensor, "n 3"],
-    quats: Float[Tensor, "n 4"],
-    scales: Float[Tensor, "n 3"],
-    opacities: Float[Tensor, "n"],
-    colors: Float[Tensor, "n 3"] | Float[Tensor, "n k 3"],
-    world_to_camera: Float[Tensor, "c 4 4"],
-    intrinsics: Float[Tensor, "c 3 3"],
-    width: int,
-    height: int,
-    *,
-    sh_degree: int | None = None,
-    near: float = 0.01,
-    far: float = 1e10,
-    background: Float[Tensor, "c 3"] | None = None,
-    absgrad: bool = False,
-    rasterize_mode: Literal["classic", "antialiased"] = "classic",
-    tile_size: int = 16,
-    eps2d: float = 0.3,
-    packed: bool = False,
-) -> RasterOutput:
-    """Run the stages; arguments as in `lmvic_ns.splat.rasterization.rasterize`."""
-    cameras, count = world_to_camera.shape[0], means.shape[0]
+def rasterize_by_stages(stages: Stages, inputs: RasterInputs) -> RasterOutput:
+    """Run the stages on what `lmvic_ns.splat.rasterization.rasterize` was given."""
+    means, width, height, tile_size = inputs.means, inputs.width, inputs.height, inputs.tile_size
+    cameras, count = inputs.world_to_camera.shape[0], means.shape[0]
     projected = stages.project(
-        means, quats, scales, world_to_camera, intrinsics, width, height, near=near, far=far, eps2d=eps2d
+        means,
+        inputs.quats,
+        inputs.scales,
+        inputs.world_to_camera,
+        inputs.intrinsics,
+        width,
+        height,
+        near=inputs.near,
+        far=inputs.far,
+        eps2d=inputs.eps2d,
     )
-    seen_opacities = opacities[None].expand(cameras, count)
-    if rasterize_mode == "antialiased":
+    seen_opacities = inputs.opacities[None].expand(cameras, count)
+    if inputs.rasterize_mode == "antialiased":
         seen_opacities = seen_opacities * projected.compensations
-    if sh_degree is None:
-        seen_colors = colors[None].expand(cameras, count, 3)
+    if inputs.sh_degree is None:
+        seen_colors = inputs.colors[None].expand(cameras, count, 3)
     else:
-        seen_colors = stages.colorize(colors, sh_degree, means, world_to_camera)
+        seen_colors = stages.colorize(inputs.colors, inputs.sh_degree, means, inputs.world_to_camera)
 
     camera_ids = torch.arange(cameras, device=means.device).repeat_interleave(count)
     gaussian_ids = None
     axes = [projected.means2d, projected.conics, seen_opacities, seen_colors, projected.depths, projected.radii]
-    if packed:
+    if inputs.packed:
         camera_ids, gaussian_ids = torch.nonzero(projected.radii > 0, as_tuple=True)
         axes = [values[camera_ids, gaussian_ids] for values in axes]
     splats = ScreenGaussians(*axes, camera_ids=camera_ids)
     if splats.means2d.requires_grad:
         splats.means2d.retain_grad()
 
-    blended = stages.blend(splats, cameras, width, height, tile_size, absgrad)
+    blended = stages.blend(splats, cameras, width, height, tile_size, inputs.absgrad)
     alpha = 1 - blended.transmittance
     rgb = blended.rgb
-    if background is not None:
-        rgb = rgb + blended.transmittance * background[:, None, None, :]
+    if inputs.background is not None:
+        rgb = rgb + blended.transmittance * inputs.background[:, None, None, :]
     lists = blended.lists
     info = {
-        "camera_ids": camera_ids if packed else None,
+        "camera_ids": camera_ids if inputs.packed else None,
         "gaussian_ids": gaussian_ids,
         "radii": splats.radii,
         "means2d": splats.means2d,
