@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lmvic_ns.errors import LmvicError
 from lmvic_ns.evaluation.cache import ResultCache
 from lmvic_ns.evaluation.image_set import ImageSet, load_image_set, our_order
 from lmvic_ns.evaluation.metrics import psnr
@@ -143,6 +144,21 @@ def test_a_second_run_comes_from_the_cache_until_pictures_or_settings_change(sce
     other.pictures[0] = other.pictures[0][::-1]
     compare([other], [codec], settings={"jpeg": [40]}, cache=cache)
     assert calls == [40.0, 50.0, 40.0]
+
+
+def test_our_codec_may_name_its_weights(photos: ImageSet, tmp_path: Path):
+    cache, settings = ResultCache(tmp_path / "cache"), {"lmvic-intra": [20], "lmvic-intra@tiny": [20]}
+    plain = compare([photos], [make_codec("lmvic-intra", weights="tiny")], settings=settings, cache=cache).points
+    named = make_codec("lmvic-intra@tiny", weights="nowhere")
+    named.encode = lambda *arguments: pytest.fail("the same weights were measured twice")  # type: ignore[method-assign]
+    again = compare([photos], [named], settings=settings, cache=cache).points
+    assert [point.codec for point in (*plain, *again)] == ["lmvic-intra", "lmvic-intra@tiny"]
+    assert again[0].bytes == plain[0].bytes
+    missing = compare([photos], [make_codec("lmvic-intra@nowhere")], settings=settings, cache=cache).missing
+    assert "nowhere" in missing["lmvic-intra@nowhere"]
+    for wrong, complaint in (("jpeg@tiny", "a codec of ours"), ("lmvic@", "a codec of ours"), ("h264@tiny", "no codec 'h264'")):
+        with pytest.raises(LmvicError, match=complaint):
+            make_codec(wrong)
 
 
 def test_a_damaged_cache_entry_is_measured_again(tmp_path: Path):

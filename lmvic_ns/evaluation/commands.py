@@ -21,7 +21,7 @@ class RateDistortionOptions:
 
     Attributes:
         sets: Scenes (folders with transforms.json; with depth files for `lmvic`) and folders of photographs.
-        codecs: Names with commas between them.
+        codecs: Names with commas between them; ours may name its weights (lmvic@base, lmvic-intra@FILE.safetensors).
         settings: Other values of a codec's knob, as NAME=V,V,V (may be given several times).
         anchor: Codec (or curve, such as "x265-ldp (our order)") to which BD-rates refer.
         method: Interpolation of BD-rate.

@@ -111,10 +111,21 @@ def codec_factories(weights: str = "tiny", device: str = "cpu") -> dict[str, Cal
 def make_codec(name: str, *, weights: str = "tiny", device: str = "cpu") -> Codec:
     """The codec of that name; `weights` and `device` are for our own.
 
+    Ours may name its weights: `lmvic-intra@base`, or `lmvic@FILE.safetensors`; it then goes by that whole name, so that several
+    weights can be compared in one table.
+
     Raises:
-        LmvicError: There is no such codec.
+        LmvicError: There is no such codec, or one that is not ours is to take weights.
     """
-    factories = codec_factories(weights, device)
-    if name not in factories:
-        raise LmvicError(f"there is no codec '{name}'; there are {', '.join(factories)}")
-    return factories[name]()
+    from lmvic_ns.evaluation.own_codec import OwnCodec
+
+    plain, _, own_weights = name.partition("@")
+    factories = codec_factories(own_weights or weights, device)
+    if plain not in factories:
+        raise LmvicError(f"there is no codec '{plain}'; there are {', '.join(factories)}")
+    codec = factories[plain]()
+    if "@" in name:
+        if not isinstance(codec, OwnCodec) or not own_weights:
+            raise LmvicError(f"'{name}' is to be a codec of ours and its weights, such as lmvic@tiny")
+        codec.name = name
+    return codec

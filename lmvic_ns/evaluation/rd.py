@@ -199,7 +199,7 @@ def _measure_cached(
         "pictures": images.content_hash,
         "inputs": inputs(images) if inputs else "",
         "kind": images.kind,
-        "codec": codec.name,
+        "codec": codec.name.partition("@")[0],  # weights are part of the version
         "version": version,
         "setting": setting,
         "order": order,
