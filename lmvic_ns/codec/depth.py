@@ -128,7 +128,7 @@ class DepthCodec(nn.Module):
             side = self._side(prior, coverage, blocks)
             latent = self.analysis_dct(blocks)
             latent = latent + self.analysis_out(F.leaky_relu(self.analysis_in(torch.cat([latent, side], 1)), 0.1))
-            coded = self.entropy(latent, level, exact_prior=side, direct=prior)
+            coded = self.entropy(latent, level, exact_prior=side, cross_view_latent=prior)
             value = coded.latent + self.synthesis_mid(
                 self.synthesis_spatial(F.relu(self.synthesis_in(torch.cat([coded.latent, side], 1))))
             )
@@ -184,9 +184,9 @@ class DepthCodec(nn.Module):
             near = self._side(None, None, blocks) if side is None else from_fixed(side).to(dtype)
             latent = self.analysis_dct(blocks)
             latent = latent + self.analysis_out(F.leaky_relu(self.analysis_in(torch.cat([latent, near], 1)), 0.1))
-            decoded = self.entropy.compress(latent, level, coder, exact_prior=side, direct=prior)
+            decoded = self.entropy.compress(latent, level, coder, exact_prior=side, cross_view_latent=prior)
         else:
-            decoded = self.entropy.code((h, w), level, coder, exact_prior=side, direct=prior)
+            decoded = self.entropy.code((h, w), level, coder, exact_prior=side, cross_view_latent=prior)
         if side is None:
             side = decoded.new_zeros(1, self.config.latent + 1, h, w)
         x = F.relu(self.synthesis_in.exact(torch.cat([decoded, side], 1)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from lmvic_ns.codec.depth_refinement import DepthRefinement
 from lmvic_ns.codec.depth_search import DepthSearch
 from lmvic_ns.codec.latent_refinement import LatentRefinement
 
@@ -20,20 +19,20 @@ class Effort:
         depth_search: code depth as the quadtree that warps best for its bits; None takes the learned depth codec.
         depth_level_stride: look for the depth's quality level by strides of so many; 0 takes the picture's (the learned
             codec: the reference's).
-        depth: fit depth to its use before the learned codec; None codes it as the scene has it.
         latent: fit the image's latents to the picture; None codes what the analysis network gives.
         loop_filter: fit a filter to the decoded picture (`lmvic_ns.codec.loop_filter`).
+        illumination: match the reference's exposure and white balance (`lmvic_ns.codec.illumination`).
     """
 
     depth_search: DepthSearch | None = None
     depth_level_stride: int = 0
-    depth: DepthRefinement | None = None
     latent: LatentRefinement | None = None
     loop_filter: bool = False
+    illumination: bool = True
 
     def with_learned_depth(self) -> Effort:
-        """The same with the learned depth codec, its depth fitted to the warp where levels are looked for."""
-        return replace(self, depth_search=None, depth=DepthRefinement() if self.depth_level_stride else None)
+        """The same with the learned depth codec."""
+        return replace(self, depth_search=None)
 
     @staticmethod
     def named(name: EffortName) -> Effort:
@@ -46,10 +45,10 @@ class Effort:
             case "fast":
                 return Effort(DepthSearch(), loop_filter=True)
             case "medium":
-                return Effort(DepthSearch(), 12, loop_filter=True)
+                return Effort(DepthSearch(), 8, loop_filter=True)
             case "slow":
-                return Effort(DepthSearch(), 12, latent=LatentRefinement(), loop_filter=True)
+                return Effort(DepthSearch(), 8, latent=LatentRefinement(), loop_filter=True)
             case "slowest":
                 refinement = LatentRefinement(steps=100, step_size=0.02, noise=0.7)
-                return Effort(DepthSearch(), 12, latent=refinement, loop_filter=True)
+                return Effort(DepthSearch(), 8, latent=refinement, loop_filter=True)
         raise ValueError(f"there is no effort '{name}'; there are {', '.join(get_args(EffortName))}")

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lmvic_ns.codec.fixed_point import ONE, FixedPointConv2d
+from lmvic_ns.codec.hyper_context import HyperContext
 from lmvic_ns.codec.layers import DepthwiseBlock, LevelModulation, LevelVector
-from lmvic_ns.codec.rates import SCALE_COUNT, SCALE_MIN, SCALE_STEP
+from lmvic_ns.codec.rates import SCALE_MIN, SCALE_STEP, index_of_log_scale
 
 STEPS = 4
 _POSITION_OF_STEP = (0, 3, 2, 1)  # step k codes channel group g at lattice position g XOR this
@@ -41,8 +42,6 @@ class EntropyConfig:
         exact_prior: channels of the exact cross-view prior, fixed-point.
         float_prior: channels of the float cross-view prior (0 if the means are exact).
         symbol_context: whether tables depend on the symbols of earlier steps.
-        float_scales: let the float network correct the scales too, as published codecs do. It sees everything, but streams
-            then decode only where every float comes out the same: for comparing rates, not for files that travel.
     """
 
     latent: int
@@ -52,7 +51,6 @@ class EntropyConfig:
     exact_prior: int
     float_prior: int
     symbol_context: bool = True
-    float_scales: bool = False
 
 
 class EntropyNetworks(nn.Module):
@@ -65,6 +63,7 @@ class EntropyNetworks(nn.Module):
     gain_table: Tensor
     inverse_gain_table: Tensor
     index_gain_table: Tensor
+    hyper_gain_table: Tensor
     hyper_inverse_table: Tensor
     hyper_index_table: Tensor
     level_bias_table: Tensor
@@ -86,7 +85,8 @@ class EntropyNetworks(nn.Module):
             nn.Conv2d(width, n, 2, stride=2),
         )
         self.hyper_log_gain = LevelVector(n, math.log(2.0))
-        self.hyper_index = LevelVector(n, (math.log(2.0) - math.log(SCALE_MIN)) / SCALE_STEP)
+        self.hyper_log_scale = LevelVector(n, math.log(2.0))
+        self.hyper_context = HyperContext(n, s)
         # exact hyper synthesis
         self.up1 = FixedPointConv2d(n, 4 * s)
         self.up1_spatial = FixedPointConv2d(s, s, 3, groups=s)
@@ -113,17 +113,21 @@ class EntropyNetworks(nn.Module):
             self.mean_level = LevelModulation(p)
             self.mean_in = nn.ModuleList([nn.Conv2d(p + (m if k else 0), p, 1) for k in range(STEPS)])
             self.mean_block = DepthwiseBlock(p)
-            self.mean_out = nn.Conv2d(p, 2 * m if config.float_scales else m, 1)
-            self.prior_weight = nn.Parameter(torch.full((m,), 0.5))
+            self.mean_out = nn.Conv2d(p, m, 1)
             nn.init.normal_(self.mean_out.weight, std=0.1 / math.sqrt(p))
-            assert self.mean_out.bias is not None
-            nn.init.zeros_(self.mean_out.bias)
+            self.reference_logit = LevelVector(m, 1.0)
+            self.reference_gate = nn.Conv2d(p, m, 1)
+            nn.init.zeros_(self.reference_gate.weight)
+            for layer in (self.mean_out, self.reference_gate):
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
         # integers that decoding uses, filled by update(): never recomputed from floats on the decoder
         self.register_buffer("gain_table", torch.zeros(64, m, dtype=torch.int32))
         self.register_buffer("inverse_gain_table", torch.zeros(64, m, dtype=torch.int32))
         self.register_buffer("index_gain_table", torch.zeros(64, m, dtype=torch.int32))
+        self.register_buffer("hyper_gain_table", torch.zeros(64, n, dtype=torch.int32))
         self.register_buffer("hyper_inverse_table", torch.zeros(64, n, dtype=torch.int32))
-        self.register_buffer("hyper_index_table", torch.zeros(64, n, dtype=torch.uint8))
+        self.register_buffer("hyper_index_table", torch.zeros(64, n, dtype=torch.int32))
         self.register_buffer("level_bias_table", torch.zeros(64, s, dtype=torch.int32))
 
     def update(self) -> None:
@@ -133,8 +137,9 @@ class EntropyNetworks(nn.Module):
             (self.gain_table, log_gain.exp() * ONE),
             (self.inverse_gain_table, (-log_gain).exp() * ONE),
             (self.index_gain_table, log_gain / SCALE_STEP * ONE),
+            (self.hyper_gain_table, hyper.exp() * ONE),
             (self.hyper_inverse_table, (-hyper).exp() * ONE),
-            (self.hyper_index_table, self.hyper_index.table().clamp(0, SCALE_COUNT - 1)),
+            (self.hyper_index_table, index_of_log_scale(self.hyper_log_scale.table()) * ONE),
             (self.level_bias_table, self.level_bias.table() * ONE),
         ):
             buffer.copy_(torch.floor(values + 0.5).to(buffer.dtype))
@@ -151,6 +156,22 @@ class EntropyNetworks(nn.Module):
             prior = features.new_zeros(features.shape[0], self.config.float_prior, *features.shape[-2:])
         return self.mean_level(self.mean_prior(torch.cat([features, prior], 1)), level)
 
-    def _mean(self, step: int, features: Tensor, decoded: Tensor) -> Tensor:
+    def reference_weight(self, level: Float[Tensor, "b"]) -> Float[Tensor, "b m 1 1"]:
+        """Share of the cross-view latent that is subtracted before coding, for each channel, 0..1."""
+        return torch.sigmoid(self.reference_logit(level))
+
+    def _mean(
+        self, step: int, features: Tensor, decoded: Tensor, level: Tensor, cross_view_latent: Tensor | None
+    ) -> Tensor:
+        """Mean of what is left of the latent once `reference_weight * cross_view_latent` is subtracted.
+
+        The gate moves the weight up or down for each position and channel: a mean of `(gate - weight) * cross_view_latent`.
+        """
         x = features if step == 0 else torch.cat([features, decoded], 1)
-        return self.mean_out(self.mean_block(F.leaky_relu(self.mean_in[step](x), 0.1)))
+        x = self.mean_block(F.leaky_relu(self.mean_in[step](x), 0.1))
+        mean = self.mean_out(x).float()
+        if cross_view_latent is None:
+            return mean
+        logit = self.reference_logit(level)
+        change = torch.sigmoid(logit + self.reference_gate(x).float()) - torch.sigmoid(logit)
+        return mean + change * cross_view_latent.float()

@@ -12,7 +12,14 @@ from torch import Tensor
 
 from lmvic_ns.codec.entropy_networks import SCALE_GAIN, STEPS, EntropyNetworks, step_masks
 from lmvic_ns.codec.fixed_point import magnitude_table
-from lmvic_ns.codec.rates import SCALE_COUNT, SCALE_STEP, gaussian_bits, scale_of_index, training_bits
+from lmvic_ns.codec.rates import (
+    SCALE_COUNT,
+    SCALE_STEP,
+    gaussian_bits,
+    index_of_log_scale,
+    scale_of_index,
+    training_bits,
+)
 
 _MAGNITUDES = magnitude_table()
 
@@ -45,7 +52,7 @@ class EntropyRates(EntropyNetworks):
         level: Float[Tensor, "b"],
         exact_prior: Float[Tensor, "b e h w"] | None = None,
         float_prior: Float[Tensor, "b f h w"] | None = None,
-        direct: Float[Tensor, "b m h w"] | None = None,
+        cross_view_latent: Float[Tensor, "b m h w"] | None = None,
     ) -> EntropyOutput:
         """Rates and values of the rounded symbols, with the gradients of noise and of straight-through rounding.
 
@@ -54,26 +61,44 @@ class EntropyRates(EntropyNetworks):
             level: quality level of each sample.
             exact_prior: cross-view prior that the tables may see (real values here).
             float_prior: cross-view prior that only means see.
-            direct: first guess of the latent from the reference, weighted for each channel and added to the mean.
+            cross_view_latent: the latent of the warped reference. A share of it is subtracted from `latent`, and the
+                difference is coded (float means); with exact means it is a prediction that is added to the mean.
         """
-        z = self._hyper_analysis(latent, exact_prior if self.exact_means else float_prior, level)
+        base = self._base(latent, level, cross_view_latent)
+        difference = latent.float() if base is None else latent.float() - base
+        z = self._hyper_analysis(difference.to(latent.dtype), exact_prior if self.exact_means else float_prior, level)
         with torch.autocast(latent.device.type, enabled=False):
-            z = z.float() * self.hyper_log_gain(level).exp()
-            hyper_scale = scale_of_index(self.hyper_index(level).clamp(0, SCALE_COUNT - 1)).expand_as(z)
-            hyper_bits = training_bits(z, torch.round(z.detach()), hyper_scale).sum((1, 2, 3))
-            z = z + (torch.round(z) - z).detach()
-            features = self._features(z / self.hyper_log_gain(level).exp(), level, exact_prior)
+            log_gain = self.hyper_log_gain(level)
+            z = z.float() * log_gain.exp()
+            rounded_z = z + (torch.round(z) - z).detach()
+            mean, log_scale = self._hyper_statistics(rounded_z, level)
+            symbols = (torch.round(z) - torch.floor(mean + 0.5)).detach()
+            hyper_scale = scale_of_index(_Clamp.apply(index_of_log_scale(log_scale), 0.0, SCALE_COUNT - 1.0))
+            hyper_bits = training_bits(z - mean, symbols, hyper_scale).sum((1, 2, 3))
+            features = self._features(rounded_z / log_gain.exp(), level, exact_prior)
         mean_features = None if self.exact_means else self._mean_features(features.to(latent.dtype), float_prior, level)
 
         def rounded(residual: Tensor, mean: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
             # straight through: the value is the decoder's, the gradient the encoder's
             symbol = torch.round(residual.detach())
-            return symbol, latent.float() + ((symbol + mean) / gain - latent.float()).detach()
+            return symbol, difference + ((symbol + mean) / gain - difference).detach()
 
-        scaled = latent.float() * self.log_gain(level).float().exp()
-        walk = self._walk(scaled, level, features, mean_features, direct, latent.dtype, rounded)
+        scaled = difference * self.log_gain(level).float().exp()
+        walk = self._walk(scaled, level, features, mean_features, cross_view_latent, latent.dtype, rounded)
         bits = training_bits(walk.residual, walk.symbols, walk.scale).sum((1, 2, 3))
-        return EntropyOutput(walk.decoded, bits, hyper_bits)
+        return EntropyOutput(walk.decoded if base is None else walk.decoded + base, bits, hyper_bits)
+
+    def _base(self, latent: Tensor, level: Tensor, cross_view_latent: Tensor | None) -> Tensor | None:
+        """What is subtracted from the latent before it is coded."""
+        if cross_view_latent is None or self.exact_means:
+            return None
+        return self.reference_weight(level).float() * cross_view_latent.float()
+
+    def _hyper_statistics(self, z: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and log scales of the hyper-latent, at its symbols' scale, from its decoded neighbours."""
+        gain = self.hyper_log_gain(level).exp()
+        mean, change = self.hyper_context(z / gain)
+        return mean * gain, self.hyper_log_scale(level) + change
 
     def relaxed(
         self,
@@ -83,23 +108,26 @@ class EntropyRates(EntropyNetworks):
         relax: Callable[[Tensor], Tensor],
         exact_prior: Float[Tensor, "b e h w"] | None = None,
         float_prior: Float[Tensor, "b f h w"] | None = None,
-        direct: Float[Tensor, "b m h w"] | None = None,
+        cross_view_latent: Float[Tensor, "b m h w"] | None = None,
     ) -> EntropyOutput:
         """Rates and values with a differentiable stand-in for rounding, for fitting one picture's latents.
 
         Args:
-            scaled: latent at the symbols' scale, as `start` gives it.
+            scaled: what is coded (the latent less its share of the cross-view latent) at the symbols' scale, as `start`
+                gives it.
             hyper: hyper-latent at its symbols' scale.
             level: quality level of each sample.
             relax: takes the place of rounding.
             exact_prior: as in `forward`.
             float_prior: as in `forward`.
-            direct: as in `forward`.
+            cross_view_latent: as in `forward`.
         """
-        scale = scale_of_index(self.hyper_index(level).clamp(0, SCALE_COUNT - 1)).expand_as(hyper)
         z = relax(hyper)
-        hyper_bits = gaussian_bits(z, scale).sum((1, 2, 3))
         with torch.autocast(scaled.device.type, enabled=False):
+            mean, log_scale = self._hyper_statistics(z.float(), level)
+            whole_mean = mean + (torch.floor(mean + 0.5) - mean).detach()
+            scale = scale_of_index(_Clamp.apply(index_of_log_scale(log_scale), 0.0, SCALE_COUNT - 1.0))
+            hyper_bits = gaussian_bits(z - whole_mean, scale).sum((1, 2, 3))
             features = self._features(z / self.hyper_log_gain(level).exp(), level, exact_prior)
         mean_features = None if self.exact_means else self._mean_features(features, float_prior, level)
 
@@ -107,15 +135,23 @@ class EntropyRates(EntropyNetworks):
             value = relax(residual)
             return value, (value + mean) / gain
 
-        walk = self._walk(scaled, level, features, mean_features, direct, scaled.dtype, quantize)
-        return EntropyOutput(walk.decoded, gaussian_bits(walk.symbols, walk.scale).sum((1, 2, 3)), hyper_bits)
+        walk = self._walk(scaled, level, features, mean_features, cross_view_latent, scaled.dtype, quantize)
+        base = self._base(scaled, level, cross_view_latent)
+        decoded = walk.decoded if base is None else walk.decoded + base
+        return EntropyOutput(decoded, gaussian_bits(walk.symbols, walk.scale).sum((1, 2, 3)), hyper_bits)
 
     def start(
-        self, latent: Float[Tensor, "b m h w"], level: Float[Tensor, "b"], prior: Float[Tensor, "b f h w"] | None
+        self,
+        latent: Float[Tensor, "b m h w"],
+        level: Float[Tensor, "b"],
+        prior: Float[Tensor, "b f h w"] | None,
+        cross_view_latent: Float[Tensor, "b m h w"] | None = None,
     ) -> tuple[Float[Tensor, "b m h w"], Float[Tensor, "b n hz wz"]]:
-        """Latent and hyper-latent at their symbols' scale, not rounded: where `relaxed` sets out."""
-        z = self._hyper_analysis(latent, prior, level)
-        return latent * self.log_gain(level).exp(), z * self.hyper_log_gain(level).exp()
+        """What is coded and its hyper-latent at their symbols' scale, not rounded: where `relaxed` sets out."""
+        base = self._base(latent, level, cross_view_latent)
+        difference = latent if base is None else latent - base.to(latent.dtype)
+        z = self._hyper_analysis(difference, prior, level)
+        return difference * self.log_gain(level).exp(), z * self.hyper_log_gain(level).exp()
 
     def _walk(
         self,
@@ -123,14 +159,16 @@ class EntropyRates(EntropyNetworks):
         level: Tensor,
         features: Tensor,
         mean_features: Tensor | None,
-        direct: Tensor | None,
+        cross_view_latent: Tensor | None,
         dtype: torch.dtype,
         quantize: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
     ) -> _Walk:
         """The four steps in float; `quantize(residual, mean, gain)` gives the symbol and the decoded value."""
         gain = self.log_gain(level).float().exp()
         masks = step_masks(*scaled.shape[1:], device=scaled.device)
-        guess = 0.0 if direct is None else direct.float() * self.prior_weight[None, :, None, None]
+        guess: Tensor | float = 0.0
+        if self.exact_means and cross_view_latent is not None:
+            guess = cross_view_latent.float() * self.prior_weight[None, :, None, None]
         decoded, symbols = torch.zeros_like(scaled), torch.zeros_like(scaled)
         total_residual, total_index = torch.zeros_like(scaled), torch.zeros_like(scaled)
         for step in range(STEPS):
@@ -140,10 +178,7 @@ class EntropyRates(EntropyNetworks):
             if mean_features is None:
                 out, mean = out.chunk(2, 1)
             else:
-                mean = self._mean(step, mean_features, decoded.to(dtype)).float()
-                if self.config.float_scales:
-                    mean, correction = mean.chunk(2, 1)
-                    out = out + correction
+                mean = self._mean(step, mean_features, decoded.to(dtype), level, cross_view_latent)
             mean = (mean + guess) * gain
             residual = scaled - mean
             symbol, value = quantize(residual, mean, gain)

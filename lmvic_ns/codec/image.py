@@ -1,4 +1,10 @@
-"""Image transforms of the practical codec: DCT-started trunk at 1/8, latent at 1/16, context transfer at 1/8."""
+"""Image transforms of the practical codec: DCT-started trunk at 1/8, latent at 1/16, and the cross-view prediction.
+
+A view with a reference is coded as a difference. The warped reference goes through the same analysis as the view; a share
+of its latent is subtracted before coding (`lmvic_ns.codec.entropy`). The decoder runs the same synthesis on both latents.
+What the transforms lose of the warped picture is added back where the decoded view agrees with it, so a view whose decoded
+latent is that of the warped picture is the warped picture itself.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +26,11 @@ from lmvic_ns.codec.layers import (
     dct_weight,
     significant,
 )
-from lmvic_ns.codec.quality import lambda_of_level, step_of_lambda
+from lmvic_ns.codec.quality import coding_noise_of_level, lambda_of_level, step_of_lambda
 
 PATCH = 8
+_TRUST_WINDOW = 9
+_TOLERANCE = 2.0  # a change of so many times the coding noise halves the trust
 STRIDE = 64
 """Images are padded to multiples of this: hyper-latents lie at 1/64."""
 
@@ -34,15 +42,13 @@ class ImageConfig:
     Attributes:
         features: channels at 1/8; at least 192 keeps every coefficient of the 8x8 DCT.
         latent: channels of the latent at 1/16.
-        encoder_blocks: depth-wise blocks of the encoder at 1/8 (half of them before the context transfer).
+        encoder_blocks: depth-wise blocks of the encoder at 1/8.
         decoder_blocks: the same of the decoder.
         latent_blocks: blocks at 1/16, on either side.
-        context_blocks: blocks of the reference's feature extractor at 1/8.
         hyper_latent: channels of the hyper-latent at 1/64.
         scale_features: channels of the exact networks that choose tables.
         mean_features: channels of the mean network.
         symbol_context: whether tables depend on symbols decoded in earlier quadtree steps.
-        float_scales: scales from the float network as well; files then decode only on the machine that wrote them.
     """
 
     features: int = 192
@@ -50,23 +56,27 @@ class ImageConfig:
     encoder_blocks: int = 2
     decoder_blocks: int = 3
     latent_blocks: int = 1
-    context_blocks: int = 1
     hyper_latent: int = 96
     scale_features: int = 96
     mean_features: int = 192
     symbol_context: bool = True
-    float_scales: bool = False
 
 
 @dataclass
 class ImageContext:
-    """What the reference tells about the view: aligned features at 1/8 and 1/16, and its warped picture."""
+    """What the reference tells about the view.
 
-    features: Float[Tensor, "b c h8 w8"]
-    latent: Float[Tensor, "b m h16 w16"]
-    coverage: Float[Tensor, "b 1 h16 w16"]
+    Attributes:
+        aligned: the reference's picture, warped, 0..1.
+        mask: 1 where the correspondence holds.
+        coverage: mean of the mask over each latent's 16x16 pixels.
+        latent: unit-variance latent of `aligned`, times the coverage.
+    """
+
     aligned: Float[Tensor, "b 3 h w"]
     mask: Float[Tensor, "b 1 h w"]
+    coverage: Float[Tensor, "b 1 h16 w16"]
+    latent: Float[Tensor, "b m h16 w16"]
 
 
 def _set(conv: nn.Conv2d, weight: Tensor) -> None:
@@ -97,22 +107,6 @@ class _DctLayout:
         self.synthesis16 = merge.T * std16[None] / std8x4[:, None]
 
 
-class Fuse(nn.Module):
-    """Context transfer: adds to the backbone what a 1x1 convolution makes of it and the aligned reference features."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.mix = nn.Conv2d(2 * channels, channels, 1)
-        _set(self.mix, torch.zeros(channels, 2 * channels))
-
-    def forward(self, x: Tensor, context: ImageContext | None, keep: Tensor | None) -> Tensor:
-        """`x` unchanged where there is no reference."""
-        if context is None:
-            return x
-        y = self.mix(torch.cat([x, context.features.to(x.dtype)], 1))
-        return x + (y if keep is None else y * keep[:, None, None, None].to(y.dtype))
-
-
 class ImageCodec(nn.Module):
     """Analysis, synthesis, context extractor and entropy model of images."""
 
@@ -120,11 +114,10 @@ class ImageCodec(nn.Module):
         super().__init__()
         self.config = config
         c, m = config.features, config.latent
-        half_e, half_d = config.encoder_blocks // 2, config.decoder_blocks // 2
+        half_e, half_d = config.encoder_blocks // 2, config.decoder_blocks // 2  # the names of published weights
         self.analysis_in = nn.Conv2d(3 * PATCH**2, c, 1)
         self.analysis_level = LevelModulation(c)
         self.analysis_first = nn.Sequential(*[DepthwiseBlock(c) for _ in range(half_e)])
-        self.analysis_fuse = Fuse(c)
         self.analysis_second = nn.Sequential(*[DepthwiseBlock(c) for _ in range(config.encoder_blocks - half_e)])
         self.analysis_down = nn.Conv2d(4 * c, m, 1)
         self.analysis_latent = nn.Sequential(*[DepthwiseBlock(m) for _ in range(config.latent_blocks)])
@@ -134,23 +127,19 @@ class ImageCodec(nn.Module):
         self.synthesis_up = nn.Conv2d(m, 4 * c, 1)
         self.synthesis_level8 = LevelModulation(c)
         self.synthesis_first = nn.Sequential(*[DepthwiseBlock(c) for _ in range(half_d)])
-        self.synthesis_fuse = Fuse(c)
         self.synthesis_second = nn.Sequential(*[DepthwiseBlock(c) for _ in range(config.decoder_blocks - half_d)])
         self.synthesis_out = nn.Conv2d(c, 3 * PATCH**2, 1)
 
-        self.context_image = nn.Conv2d(4 * PATCH**2, c, 1)
-        self.context_features = nn.Conv2d(c, c, 1, bias=False)
-        self.context_blocks = nn.Sequential(*[DepthwiseBlock(c) for _ in range(config.context_blocks)])
-        self.context_down = nn.Conv2d(4 * c, m, 1)
+        self.trust = nn.Conv2d(2 * c, PATCH**2, 1)
+        nn.init.zeros_(self.trust.weight)
+        assert self.trust.bias is not None
+        nn.init.zeros_(self.trust.bias)
 
         layout = _DctLayout(c, m)
         _set(self.analysis_in, layout.analysis8)
         _set(self.analysis_down, layout.analysis16)
         _set(self.synthesis_up, layout.synthesis16)
         _set(self.synthesis_out, layout.synthesis8)
-        _set(self.context_image, layout.analysis8)
-        _set(self.context_down, layout.analysis16)
-        nn.init.normal_(self.context_features.weight, std=0.02)
         weights = lambda_of_level(anchor_levels())
         log_gain = torch.log(layout.deviations[None].float() / step_of_lambda(weights)[:, None])
         self.entropy = EntropyModel(
@@ -162,60 +151,81 @@ class ImageCodec(nn.Module):
                 exact_prior=1,
                 float_prior=m + 1,
                 symbol_context=config.symbol_context,
-                float_scales=config.float_scales,
             ),
             log_gain,
         )
 
     def context(
-        self,
-        aligned: Float[Tensor, "b 3 h w"],
-        aligned_features: Float[Tensor, "b c h8 w8"],
-        mask: Float[Tensor, "b 1 h w"],
+        self, aligned: Float[Tensor, "b 3 h w"], mask: Float[Tensor, "b 1 h w"], level: Float[Tensor, "b"]
     ) -> ImageContext:
-        """Reference features of this view's grid.
+        """The cross-view prediction of a view.
 
         Args:
             aligned: the reference's reconstruction, warped at full resolution, padded.
-            aligned_features: the reference's decoder features, warped at 1/8.
-            mask: 1 where the correspondence holds, padded with 0.
+            mask: 1 where the correspondence holds, padded with 0; all zero where a sample has no reference.
+            level: quality level of the view.
         """
-        pixels = F.pixel_unshuffle(aligned - 0.5, PATCH)
-        x = self.context_image(torch.cat([pixels, F.pixel_unshuffle(mask, PATCH).to(pixels.dtype)], 1))
-        x = self.context_blocks(x + self.context_features(aligned_features.to(x.dtype)))
-        return ImageContext(x, self.context_down(F.pixel_unshuffle(x, 2)), F.avg_pool2d(mask, 2 * PATCH), aligned, mask)
+        coverage = F.avg_pool2d(mask, 2 * PATCH)
+        latent = self.analysis(aligned, level)
+        return ImageContext(aligned, mask, coverage, latent * coverage.to(latent.dtype))
 
-    def analysis(
-        self, image: Float[Tensor, "b 3 h w"], level: Tensor, context: ImageContext | None, keep: Tensor | None = None
-    ) -> Float[Tensor, "b m h16 w16"]:
+    def analysis(self, image: Float[Tensor, "b 3 h w"], level: Float[Tensor, "b"]) -> Float[Tensor, "b m h16 w16"]:
         """Unit-variance latent of a padded image."""
         x = self.analysis_level(self.analysis_in(F.pixel_unshuffle(image - 0.5, PATCH)), level)
-        x = self.analysis_second(self.analysis_fuse(self.analysis_first(x), context, keep))
+        x = self.analysis_second(self.analysis_first(x))
         return self.analysis_latent(self.analysis_down(F.pixel_unshuffle(x, 2)))
 
     def synthesis(
-        self,
-        latent: Float[Tensor, "b m h16 w16"],
-        level: Tensor,
-        context: ImageContext | None,
-        keep: Tensor | None = None,
-    ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b c h8 w8"]]:
-        """Padded reconstruction (not clamped) and the features at 1/8 that the next view may use."""
+        self, latent: Float[Tensor, "b m h16 w16"], level: Float[Tensor, "b"], context: ImageContext | None
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Padded reconstruction, not clamped.
+
+        Args:
+            latent: decoded latent.
+            level: quality level of each sample.
+            context: cross-view prediction; where the decoded view agrees with it, what the transforms lose of the warped
+                picture is added back.
+        """
+        if context is None:
+            return self._picture(latent, level)[0]
+        pictures, features = self._picture(torch.cat([latent, context.latent.to(latent.dtype)]), torch.cat([level, level]))
+        decoded, shown = pictures.chunk(2)
+        trust = self._trust((decoded - shown).float(), torch.cat(features.chunk(2), 1), level) * context.mask.float()
+        return decoded + trust.to(decoded.dtype) * (context.aligned - shown)
+
+    def _picture(self, latent: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """Padded picture of a latent, and its features at 1/8."""
         x = self.synthesis_latent(self.synthesis_level(latent, level))
         x = self.synthesis_level8(F.pixel_shuffle(self.synthesis_up(x), 2), level)
-        x = self.synthesis_second(self.synthesis_fuse(self.synthesis_first(x), context, keep))
+        x = self.synthesis_second(self.synthesis_first(x))
         return F.pixel_shuffle(self.synthesis_out(x), PATCH) + 0.5, x
 
+    def _trust(self, change: Tensor, features: Tensor, level: Tensor) -> Tensor:
+        """How far the warped picture is trusted at each pixel: 1 where the decoded view does not differ from it.
+
+        Args:
+            change: decoded view less what the warped picture's latent looks like.
+            features: synthesis features of both.
+            level: quality level of each sample.
+        """
+        error = _box(change.square().mean(1, keepdim=True), _TRUST_WINDOW)
+        tolerance = _TOLERANCE * coding_noise_of_level(level)[:, None, None, None]
+        scale = F.pixel_shuffle(self.trust(features).float().clamp(-8, 8), PATCH)
+        return 1 / (1 + (error / tolerance * scale.exp()).square())
+
     @staticmethod
-    def priors(context: ImageContext | None, keep: Tensor | None = None) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Exact prior (coverage), float prior, and the latent's first guess, for the entropy model."""
+    def priors(context: ImageContext | None) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Exact prior (coverage), float prior, and the cross-view latent, for the entropy model."""
         if context is None:
             return None, None, None
-        coverage, latent = context.coverage, context.latent
-        if keep is not None:
-            k = keep[:, None, None, None]
-            coverage, latent = coverage * k.to(coverage.dtype), latent * k.to(latent.dtype)
-        return coverage, torch.cat([latent, coverage.to(latent.dtype)], 1), latent * coverage.to(latent.dtype)
+        return context.coverage, torch.cat([context.latent, context.coverage.to(context.latent.dtype)], 1), context.latent
+
+
+def _box(x: Float[Tensor, "b 1 h w"], size: int) -> Float[Tensor, "b 1 h w"]:
+    """Mean over a square window, cut at the borders."""
+    half = size // 2
+    x = F.avg_pool2d(x, (size, 1), 1, (half, 0), count_include_pad=False)
+    return F.avg_pool2d(x, (1, size), 1, (0, half), count_include_pad=False)
 
 
 def fixed_coverage(coverage: Float[Tensor, "b 1 h16 w16"] | None) -> Float[Tensor, "b 1 h16 w16"] | None:

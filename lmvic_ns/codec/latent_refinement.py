@@ -89,9 +89,9 @@ def refine_latent(
     h, w = image.shape[-2:]
     quality = torch.full((1,), float(level), device=image.device)
     weight = image_lambda(level)
-    coverage, prior, direct = codec.priors(context)
+    coverage, prior, cross_view = codec.priors(context)
     generator = torch.Generator(device=image.device).manual_seed(0)
-    scaled, hyper = (x.detach().clone().requires_grad_() for x in entropy.start(latent, quality, prior))
+    scaled, hyper = (x.detach().clone().requires_grad_() for x in entropy.start(latent, quality, prior, cross_view))
     optimizer = torch.optim.Adam([scaled, hyper], betas=(0.8, 0.9))
     first, last = config.temperatures
     with torch.enable_grad(), _half_precision(image.device):
@@ -100,14 +100,17 @@ def refine_latent(
             optimizer.param_groups[0]["lr"] = config.step_size * (1 - done)
             cooled = max(0.0, done - config.hold) / (1 - config.hold)
             relax = relaxed_rounding(first * (last / first) ** cooled, config.noise, generator)
-            coded = entropy.relaxed(scaled, hyper, quality, relax, coverage, prior, direct)
-            decoded, _features = codec.synthesis(coded.latent, quality, context)
+            coded = entropy.relaxed(scaled, hyper, quality, relax, coverage, prior, cross_view)
+            decoded = codec.synthesis(coded.latent, quality, context)
             decoded = finish(decoded[..., :h, :w].to(image.dtype).clamp(0, 1))
             error = (decoded - image).square().mean()
             cost = weight * error + (coded.latent_bits + coded.hyper_bits).sum() / (h * w)
             scaled.grad, hyper.grad = torch.autograd.grad(cost, [scaled, hyper])
             optimizer.step()
-    return (scaled * (-entropy.log_gain(quality)).exp()).detach(), hyper.detach()
+        fitted = scaled * (-entropy.log_gain(quality)).exp()
+        if cross_view is not None:
+            fitted = fitted + entropy.reference_weight(quality) * cross_view
+    return fitted.detach(), hyper.detach()
 
 
 def _half_precision(device: torch.device) -> torch.autocast:

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from lmvic_ns.codec.quality import LEVELS
 
 
+_GATE_LIMIT = 64.0
+
+
 class LevelVector(nn.Module):
     """A vector for each quality level, piecewise linear between a few learned anchors."""
 
@@ -66,7 +69,8 @@ class DepthwiseBlock(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.expand = nn.Conv2d(channels, channels, 1)
-        self.spatial = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        # replicated borders: zeros would be an edge that the picture does not have
+        self.spatial = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, padding_mode="replicate")
         self.project = nn.Conv2d(channels, channels, 1)
         self.gate = nn.Conv2d(channels, channels, 1)
         self.mix = nn.Conv2d(channels // 2, channels, 1)
@@ -78,7 +82,8 @@ class DepthwiseBlock(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Same shape."""
         x = x + self.project(self.spatial(F.leaky_relu(self.expand(x), 0.1)))
-        a, b = self.gate(x).chunk(2, dim=1)
+        # bounded, so that no picture makes a trunk of these explode; photographs reach about 40
+        a, b = self.gate(x).clamp(-_GATE_LIMIT, _GATE_LIMIT).chunk(2, dim=1)
         return x + self.mix(a * b)
 
 

@@ -15,13 +15,16 @@ from lmvic_ns.codec.depth_quadtree import QUADTREE, integer_prediction, read_dep
 from lmvic_ns.codec.depth_search import DepthSearch, QuadtreeEncoder, WarpCosts
 from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.fixed_point import ONE
-from lmvic_ns.codec.image import PATCH, STRIDE, ImageCodec, ImageConfig, ImageContext, fixed_coverage
+from lmvic_ns.codec.image import STRIDE, ImageCodec, ImageConfig, ImageContext, fixed_coverage
+from lmvic_ns.codec.illumination import Illumination
 from lmvic_ns.codec.layers import pad_to_multiple
 from lmvic_ns.codec.loop_filter import WarpedReference, apply_loop_filter, read_loop_filter
 from lmvic_ns.codec.quality import LEVELS, coding_noise
 from lmvic_ns.codec.rates import scale_tables
+from lmvic_ns.codec.stored_picture import read_stored_picture
 from lmvic_ns.codec.symbols import SymbolReader, SymbolWriter
 from lmvic_ns.codec.view_encoder import ViewEncoder
+from lmvic_ns.codec.view_mode import Mode, read_view_mode
 from lmvic_ns.errors import BitstreamError
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.geometry.disparity import disparity_and_mask, downsample_inverse_depth, upsample_inverse_depth
@@ -61,21 +64,19 @@ class ReferenceState:
 
     Attributes:
         image: reconstruction, 0..1.
-        features: decoder features at 1/8 (of the padded image).
         inverse_depth: normalised inverse depth at 1/4, multiples of 1/65536 when decoding.
         cameras: at full resolution.
         depth_level: quality level of depth that the learned codec coded; None without, and in training.
     """
 
     image: Float[Tensor, "b 3 h w"]
-    features: Float[Tensor, "b c h8 w8"]
     inverse_depth: Float[Tensor, "b h4 w4"]
     cameras: Cameras
     depth_level: int | None = None
 
     def detach(self) -> ReferenceState:
         """Without gradients."""
-        return replace(self, image=self.image.detach(), features=self.features.detach())
+        return replace(self, image=self.image.detach())
 
     def sample(self, number: int) -> ReferenceState:
         """One sample of a batch."""
@@ -83,7 +84,6 @@ class ReferenceState:
         return replace(
             self,
             image=self.image[one],
-            features=self.features[one],
             inverse_depth=self.inverse_depth[one],
             cameras=self.cameras[number],
         )
@@ -157,7 +157,25 @@ class MultiViewModel(nn.Module):
             image: 0..1, any size.
             level: quality level of each sample, 0..63.
         """
-        decoded, _features, bits = self._forward_image(image, level, None, None)
+        decoded, bits = self._forward_image(image, level, None)
+        return ViewOutput(decoded, bits, None, torch.zeros_like(bits), None, None)
+
+    def forward_aligned(
+        self,
+        image: Float[Tensor, "b 3 h w"],
+        aligned: Float[Tensor, "b 3 h w"],
+        mask: Float[Tensor, "b 1 h w"],
+        level: Float[Tensor, "b"],
+    ) -> ViewOutput:
+        """A view whose warped reference is given, without geometry.
+
+        Args:
+            image: 0..1, sides multiples of 64.
+            aligned: decoded reference as it lies over the view, 0..1.
+            mask: 1 where it shows the same.
+            level: quality level of each sample.
+        """
+        decoded, bits = self._forward_image(image, level, self.image.context(aligned, mask, level))
         return ViewOutput(decoded, bits, None, torch.zeros_like(bits), None, None)
 
     def forward_view(
@@ -199,9 +217,9 @@ class MultiViewModel(nn.Module):
             if depth_trust is not None:
                 geometry = geometry + depth_trust[:, None, None] * (target - geometry)
             exact = torch.round(geometry.double().clamp(0, 1) * (DEPTH_RANGE * ONE)) / (DEPTH_RANGE * ONE)
-        context = None if reference is None else self._context(reference, exact, cameras, (h, w))
-        decoded, features, bits = self._forward_image(image, level, context, keep)
-        state = ReferenceState(decoded, features, exact, cameras)
+        context = None if reference is None else self._context(reference, exact, cameras, (h, w), level, keep)
+        decoded, bits = self._forward_image(image, level, context)
+        state = ReferenceState(decoded, exact, cameras)
         return ViewOutput(decoded, bits, decoded_depth, depth_bits, target, state)
 
     def _learned_depth(
@@ -240,16 +258,13 @@ class MultiViewModel(nn.Module):
             bits.append(8.0 * (1 + len(part)))
         return torch.cat(maps), torch.tensor(bits, device=image.device)
 
-    def _forward_image(
-        self, image: Tensor, level: Tensor, context: ImageContext | None, keep: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _forward_image(self, image: Tensor, level: Tensor, context: ImageContext | None) -> tuple[Tensor, Tensor]:
         h, w = image.shape[-2:]
         padded = pad_to_multiple(image, STRIDE).contiguous(memory_format=torch.channels_last)
-        latent = self.image.analysis(padded, level, context, keep)
-        coverage, prior, direct = self.image.priors(context, keep)
-        coded = self.image.entropy(latent, level, coverage, prior, direct)
-        decoded, features = self.image.synthesis(coded.latent.to(latent.dtype), level, context, keep)
-        return decoded[..., :h, :w].float(), features, coded.latent_bits + coded.hyper_bits
+        latent = self.image.analysis(padded, level)
+        coded = self.image.entropy(latent, level, *self.image.priors(context))
+        decoded = self.image.synthesis(coded.latent.to(latent.dtype), level, context)
+        return decoded[..., :h, :w].float(), coded.latent_bits + coded.hyper_bits
 
     # --- geometry -------------------------------------------------------------------------------------------------
 
@@ -259,9 +274,15 @@ class MultiViewModel(nn.Module):
         )
 
     def _context(
-        self, reference: ReferenceState, inverse_depth: Tensor, cameras: Cameras, size: tuple[int, int]
+        self,
+        reference: ReferenceState,
+        inverse_depth: Tensor,
+        cameras: Cameras,
+        size: tuple[int, int],
+        level: Float[Tensor, "b"],
+        keep: Tensor | None = None,
     ) -> ImageContext:
-        """Aligned reference features from both views' decoded depth."""
+        """The cross-view prediction from both views' decoded depth; nothing of it counts where `keep` is False."""
         h, w = size
         dtype = reference.image.dtype
         if self.ablation.alignment:
@@ -279,11 +300,12 @@ class MultiViewModel(nn.Module):
             mask = torch.ones(disparity.shape[0], 1, h, w, dtype=torch.bool, device=disparity.device)
         if not self.ablation.masks:
             mask = torch.ones_like(mask)
+        mask = mask.to(dtype)
+        if keep is not None:
+            mask = mask * keep[:, None, None, None].to(dtype)
         aligned = pad_to_multiple(warp(reference.image, disparity.to(dtype)), STRIDE)
-        bottom, right = -h % STRIDE, -w % STRIDE
-        padded = F.pad(disparity.permute(0, 3, 1, 2), (0, right, 0, bottom), mode="replicate").permute(0, 2, 3, 1)
-        features = warp(reference.features.to(dtype), padded.to(dtype), scale=PATCH)
-        return self.image.context(aligned, features, F.pad(mask.to(dtype), (0, right, 0, bottom)))
+        mask = F.pad(mask, (0, -w % STRIDE, 0, -h % STRIDE))
+        return self.image.context(aligned.contiguous(memory_format=torch.channels_last), mask, level)
 
     # --- coding ---------------------------------------------------------------------------------------------------
 
@@ -349,31 +371,45 @@ class MultiViewModel(nn.Module):
             reader = SymbolReader(depth[1:], self.tables, f"{name}: depth part")
             decoded_depth = self.code_depth(reader, size, depth_level, *self.depth_prior(reference, cameras), None)
             reader.finish()
+        part = f"{name}: image part"
+        mode, data = read_view_mode(image, reference is not None and decoded_depth is not None, part)
+        if mode.mode is Mode.STORED:
+            picture = read_stored_picture(data, size, part).to(device, self._dtype)
+            return self.state_of(picture, decoded_depth, cameras, depth_level)
         quality = torch.full((1,), float(level), device=device)
-        context = self.decoder_context(reference, decoded_depth, cameras, size)
-        loop_filter, image = read_loop_filter(image, context is not None, f"{name}: image part")
-        reader = SymbolReader(image, self.tables, f"{name}: image part")
-        coverage, prior, direct = self.image.priors(context)
+        context = None
+        if mode.mode is Mode.PREDICTED:
+            context = self.decoder_context(reference, decoded_depth, cameras, size, quality, mode.illumination)
+        loop_filter, data = read_loop_filter(data, context is not None, part)
+        reader = SymbolReader(data, self.tables, part)
+        coverage, prior, cross_view = self.image.priors(context)
         latent_size = (h + -h % STRIDE) // 16, (w + -w % STRIDE) // 16
-        coded = self.image.entropy.code(latent_size, level, reader, fixed_coverage(coverage), prior, direct)
+        coded = self.image.entropy.code(latent_size, level, reader, fixed_coverage(coverage), prior, cross_view)
         reader.finish()
-        state = self.reconstruct(coded, quality, context, decoded_depth, cameras, size)
-        state.depth_level = depth_level
+        picture = self.reconstruct(coded, quality, context, size)
         if loop_filter is not None:
-            state.image = apply_loop_filter(state.image, loop_filter, level, self.warped_reference(context, size))
-        return state
+            picture = apply_loop_filter(picture, loop_filter, level, self.warped_reference(context, size))
+        return self.state_of(picture, decoded_depth, cameras, depth_level)
 
     @property
     def _dtype(self) -> torch.dtype:
         return self.image.analysis_in.weight.dtype
 
     def decoder_context(
-        self, reference: ReferenceState | None, decoded_depth: Tensor | None, cameras: Cameras, size: tuple[int, int]
+        self,
+        reference: ReferenceState | None,
+        decoded_depth: Tensor | None,
+        cameras: Cameras,
+        size: tuple[int, int],
+        quality: Float[Tensor, "1"],
+        illumination: Illumination | None = None,
     ) -> ImageContext | None:
         """What the reference tells about the view, given its decoded depth; None without a reference."""
         if reference is None or decoded_depth is None or not self.ablation.cross_view:
             return None
-        return self._context(reference, decoded_depth, cameras, size)
+        if illumination is not None:
+            reference = replace(reference, image=illumination.apply(reference.image))
+        return self._context(reference, decoded_depth, cameras, size, quality)
 
     @staticmethod
     def warped_reference(context: ImageContext | None, size: tuple[int, int]) -> WarpedReference | None:
@@ -428,18 +464,18 @@ class MultiViewModel(nn.Module):
         return self.depth.code(padded, level, coder, prediction, mask, target)[:, :h4, :w4]
 
     def reconstruct(
-        self,
-        latent: Tensor,
-        quality: Tensor,
-        context: ImageContext | None,
-        decoded_depth: Tensor | None,
-        cameras: Cameras,
-        size: tuple[int, int],
+        self, latent: Tensor, quality: Tensor, context: ImageContext | None, size: tuple[int, int]
+    ) -> Float[Tensor, "1 3 h w"]:
+        """The decoded picture, 0..1, from its latent and its context."""
+        decoded = self.image.synthesis(latent.to(self._dtype), quality, context)
+        return decoded[..., : size[0], : size[1]].clamp(0, 1)
+
+    @staticmethod
+    def state_of(
+        picture: Float[Tensor, "1 3 h w"], decoded_depth: Tensor | None, cameras: Cameras, depth_level: int | None
     ) -> ReferenceState:
-        """The decoded view, from its latent, its context and its depth."""
-        decoded, features = self.image.synthesis(latent.to(self._dtype), quality, context)
-        h, w = size
+        """What later views need of a decoded one."""
         if decoded_depth is None:
-            h4, w4 = -(-h // DEPTH_FACTOR), -(-w // DEPTH_FACTOR)
-            decoded_depth = torch.zeros(1, h4, w4, dtype=torch.float64, device=latent.device)
-        return ReferenceState(decoded[..., :h, :w].clamp(0, 1), features, decoded_depth, cameras)
+            h4, w4 = (-(-n // DEPTH_FACTOR) for n in picture.shape[-2:])
+            decoded_depth = torch.zeros(1, h4, w4, dtype=torch.float64, device=picture.device)
+        return ReferenceState(picture, decoded_depth, cameras, depth_level)

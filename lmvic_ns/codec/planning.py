@@ -21,9 +21,9 @@ from lmvic_ns.geometry.ordering import (
 )
 from lmvic_ns.scene import MultiViewScene
 
-LEVELS_PER_DOUBLING = 3
+LEVELS_PER_DOUBLING = 2
 """Levels that a view gains when the views that depend on it, and itself, double (see `quality_offsets`)."""
-OFFSET_RANGE = (-6, 12)
+OFFSET_RANGE = (-4, 8)
 """Bounds of these offsets: the last views of a long chain would be coded visibly worse."""
 
 _NEAR_QUANTILE = 0.999

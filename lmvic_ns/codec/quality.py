@@ -11,7 +11,7 @@ from torch import Tensor
 LEVELS = 64
 """Number of quality levels that one set of weights serves; level 0 is the smallest file."""
 
-LAMBDA_RANGE = (30.0, 8000.0)
+LAMBDA_RANGE = (6.0, 40000.0)
 """Lagrangian of the image's mean squared error (0..1 images, rate in bits per pixel) at the first and the last level."""
 
 
@@ -26,8 +26,13 @@ def image_lambda(level: float) -> float:
     return float(lambda_of_level(torch.tensor(float(level))))
 
 
-def coding_noise(level: float) -> float:
+def coding_noise_of_level(level: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
     """Mean squared error that pictures of this level have, roughly: what is below it costs nothing."""
+    return 0.01 / lambda_of_level(level).sqrt()
+
+
+def coding_noise(level: float) -> float:
+    """`coding_noise_of_level` of one level, as a number."""
     return 0.01 / image_lambda(level) ** 0.5
 
 

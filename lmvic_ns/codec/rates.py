@@ -26,6 +26,11 @@ def scale_of_index(index: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
     return SCALE_MIN * torch.exp(SCALE_STEP * index)
 
 
+def index_of_log_scale(log_scale: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+    """(Fractional) table index of the natural logarithm of a standard deviation."""
+    return (log_scale - math.log(SCALE_MIN)) / SCALE_STEP
+
+
 def gaussian_bits(residual: Float[Tensor, "*s"], scale: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
     """Bits of a unit bin at `residual` under a zero-mean Gaussian, equation (6)."""
     v = residual.abs()

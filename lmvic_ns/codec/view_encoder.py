@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,16 +14,19 @@ from torch import Tensor
 
 from lmvic_ns.codec.depth import CODED_DEPTH_MARGIN, DEPTH_FACTOR, pad_depth
 from lmvic_ns.codec.depth_quadtree import QUADTREE
-from lmvic_ns.codec.depth_refinement import DepthRefinement, WarpError, refine_inverse_depth
 from lmvic_ns.codec.effort import Effort
+from lmvic_ns.codec.illumination import Illumination, fit_illumination
 from lmvic_ns.codec.image import STRIDE, ImageContext, fixed_coverage
 from lmvic_ns.codec.latent_refinement import LatentRefinement, refine_latent
 from lmvic_ns.codec.layers import pad_to_multiple
 from lmvic_ns.codec.loop_filter import LoopFilter, apply_loop_filter, fit_loop_filter, write_loop_filter
-from lmvic_ns.codec.quality import LEVELS, image_lambda
+from lmvic_ns.codec.quality import LEVELS, coding_noise, image_lambda
+from lmvic_ns.codec.stored_picture import cheaper_picture
 from lmvic_ns.codec.symbols import SymbolWriter
+from lmvic_ns.codec.view_mode import Mode, ViewMode
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.geometry.disparity import disparity_and_mask, downsample_inverse_depth, upsample_inverse_depth
+from lmvic_ns.geometry.warp import warp
 
 if TYPE_CHECKING:
     from lmvic_ns.codec.model import MultiViewModel, ReferenceState
@@ -33,19 +38,27 @@ class CodedView:
 
     Attributes:
         depth: its depth part, empty without depth.
-        image: its image part.
+        mode: how the image is coded.
+        symbols: its entropy-coded symbols, or the picture file that stands in their place.
         state: what a decoder will have.
-        cost: lambda times the image's mean squared error, plus bits per pixel.
-        loop_filter: what the image part begins with.
+        cost: lambda times the image's mean squared error, plus bits per pixel; infinite where the networks failed.
+        loop_filter: filter of the decoded picture.
         context: what the reference told about it.
     """
 
     depth: bytes
-    image: bytes
+    mode: ViewMode
+    symbols: bytes
     state: ReferenceState
-    cost: float
+    cost: float = math.inf
     loop_filter: LoopFilter | None = None
     context: ImageContext | None = None
+
+    @property
+    def image(self) -> bytes:
+        """The image part."""
+        middle = b"" if self.mode.mode is Mode.STORED else write_loop_filter(self.loop_filter)
+        return self.mode.to_bytes() + middle + self.symbols
 
 
 class ViewEncoder:
@@ -67,7 +80,9 @@ class ViewEncoder:
         reference: ReferenceState | None,
         level: int,
     ):
-        self.model, self.image, self.cameras, self.reference, self.level = model, image, cameras, reference, level
+        self.model, self.image, self.cameras, self.level = model, image, cameras, level
+        self.reference = reference if model.ablation.cross_view else None
+        self.illumination: Illumination | None = None
         self.size = image.shape[-2], image.shape[-1]
         self.quality = torch.full((1,), float(level), device=image.device)
         self.weight = image_lambda(level)
@@ -81,39 +96,69 @@ class ViewEncoder:
                 looks for the one that costs least as far as the effort goes.
             effort: what to try.
         """
+        if inverse_depth is not None:
+            inverse_depth = inverse_depth.double().to(self.image.device)
+            if effort.illumination:
+                self._match_illumination(inverse_depth)
         coded = self._with_depth(inverse_depth, depth_level, effort)
+        if coded.mode.mode is Mode.PREDICTED:
+            # a reference that does not pay is not used
+            alone = self._code_image(coded.depth, coded.state.inverse_depth, predicted=False)
+            coded = min(coded, alone, key=lambda view: view.cost)
         if effort.loop_filter:
             coded = self._with_loop_filter(coded)
-        if effort.latent is None or not effort.latent.steps:
-            return coded
-        fitted = self._with_fitted_latent(coded, effort.latent)
-        if effort.loop_filter:
-            fitted = self._with_loop_filter(fitted)
-        return min(coded, fitted, key=lambda view: view.cost)
+        if effort.latent is not None and effort.latent.steps and math.isfinite(coded.cost):
+            fitted = self._with_fitted_latent(coded, effort.latent)
+            if effort.loop_filter:
+                fitted = self._with_loop_filter(fitted)
+            coded = min(coded, fitted, key=lambda view: view.cost)
+        return self._or_stored(coded)
+
+    @cached_property
+    def _latent(self) -> Tensor:
+        """Unit-variance latent of the view, whatever its reference."""
+        return self.model.image.analysis(pad_to_multiple(self.image, STRIDE), self.quality)
+
+    def _match_illumination(self, inverse_depth: Tensor) -> None:
+        """Corrects the reference's picture where its exposure or white balance differs."""
+        if self.reference is None or not self.model.ablation.alignment:
+            return
+        h, w = self.size
+        reference = self.reference
+        hr, wr = reference.image.shape[-2:]
+        found = disparity_and_mask(
+            inverse_depth.float(),
+            self.cameras,
+            upsample_inverse_depth(reference.inverse_depth, hr, wr),
+            reference.cameras,
+            relative_margin=CODED_DEPTH_MARGIN,
+        )
+        aligned = warp(reference.image, found.disparity.to(reference.image.dtype))
+        matched = fit_illumination(self.image, aligned, found.mask[:, None], coding_noise(self.level))
+        if matched is not None:
+            self.illumination = matched
+            self.reference = replace(reference, image=matched.apply(reference.image))
 
     def _with_depth(self, inverse_depth: Tensor | None, depth_level: int | None, effort: Effort) -> CodedView:
         if inverse_depth is None:
             return self._code_image(b"", None)
+        small = downsample_inverse_depth(inverse_depth, DEPTH_FACTOR)
         if effort.depth_search is not None:
-            small = downsample_inverse_depth(inverse_depth.double().to(self.image.device), DEPTH_FACTOR)[0].float()
-            return self._as_quadtree(small, depth_level, effort)
-        prior = self.model.depth_prior(self.reference, self.cameras)
-        target = pad_depth(downsample_inverse_depth(inverse_depth.double().to(self.image.device), DEPTH_FACTOR))
-        search = depth_level is None and self.reference is not None and self.model.ablation.cross_view
+            return self._as_quadtree(small[0].float(), depth_level, effort)
+        prior, target = self.model.depth_prior(self.reference, self.cameras), pad_depth(small)
+
+        def code(level: int) -> CodedView:
+            writer = SymbolWriter(self.model.tables)
+            decoded = self.model.code_depth(writer, self.size, level, *prior, target)
+            return self._code_image(bytes([level]) + writer.finish(), decoded)
+
+        search = depth_level is None and self.reference is not None
         if depth_level is None:
             inherited = None if self.reference is None else self.reference.depth_level
             depth_level = self.level if inherited is None else inherited
         if search and effort.depth_level_stride:
-            coded, depth_level = self._at_best_level(
-                lambda level: self._code(target, prior, level), depth_level, effort.depth_level_stride
-            )
-        else:
-            coded = self._code(target, prior, depth_level)
-        if effort.depth is not None and effort.depth.steps and self.reference is not None and self.model.ablation.alignment:
-            fitted = self._fitted_depth(target, prior, self.reference, depth_level, effort.depth)
-            # both are real: what was gained in depth may be lost in the mask
-            coded = min(coded, self._code(fitted, prior, depth_level), key=lambda view: view.cost)
-        return coded
+            return self._at_best_level(code, depth_level, effort.depth_level_stride)[0]
+        return code(depth_level)
 
     def _as_quadtree(self, target: Tensor, depth_level: int | None, effort: Effort) -> CodedView:
         """The view with its depth as the quadtree that warps best for its bits."""
@@ -144,33 +189,43 @@ class ViewEncoder:
                 break
         return best, level
 
-    def _code(self, target: Tensor, prior: tuple[Tensor | None, Tensor | None], depth_level: int) -> CodedView:
-        writer = SymbolWriter(self.model.tables)
-        decoded = self.model.code_depth(writer, self.size, depth_level, *prior, target)
-        return self._code_image(bytes([depth_level]) + writer.finish(), decoded)
-
     def _code_image(
-        self, depth: bytes, decoded_depth: Tensor | None, latents: tuple[Tensor, Tensor] | None = None
+        self,
+        depth: bytes,
+        decoded_depth: Tensor | None,
+        latents: tuple[Tensor, Tensor] | None = None,
+        *,
+        predicted: bool = True,
     ) -> CodedView:
-        """The image with this depth; `latents` (as `refine_latent` gives them) in place of the analysis network's."""
-        context = self.model.decoder_context(self.reference, decoded_depth, self.cameras, self.size)
-        if latents is None:
-            latent, hyper = self.model.image.analysis(pad_to_multiple(self.image, STRIDE), self.quality, context), None
-        else:
-            latent, hyper = latents[0], torch.round(latents[1].double())
-        writer = SymbolWriter(self.model.tables)
-        coverage, prior, direct = self.model.image.priors(context)
-        coded = self.model.image.entropy.compress(latent, self.level, writer, fixed_coverage(coverage), prior, direct, hyper)
-        data = write_loop_filter(None) + writer.finish()
-        state = self.model.reconstruct(coded, self.quality, context, decoded_depth, self.cameras, self.size)
-        if depth and depth[0] != QUADTREE:
-            state.depth_level = depth[0]
-        return replace(self._view(depth, data, state), context=context)
+        """The image with this depth.
 
-    def _view(self, depth: bytes, image: bytes, state: ReferenceState) -> CodedView:
-        error = (state.image - self.image).square().mean().item()
-        bits = 8 * (len(depth) + len(image)) / (self.size[0] * self.size[1])
-        return CodedView(depth, image, state, self.weight * error + bits)
+        Args:
+            depth: the depth part.
+            decoded_depth: what decoders make of it.
+            latents: as `refine_latent` gives them, in place of the analysis network's.
+            predicted: use the reference, if there is one.
+        """
+        context = None
+        if predicted and depth:
+            context = self.model.decoder_context(self.reference, decoded_depth, self.cameras, self.size, self.quality)
+        mode = ViewMode(Mode.ALONE) if context is None else ViewMode(Mode.PREDICTED, self.illumination)
+        latent, hyper = (self._latent, None) if latents is None else (latents[0], torch.round(latents[1].double()))
+        writer = SymbolWriter(self.model.tables)
+        coverage, prior, cross_view = self.model.image.priors(context)
+        coded = self.model.image.entropy.compress(latent, self.level, writer, fixed_coverage(coverage), prior, cross_view, hyper)
+        picture = self.model.reconstruct(coded, self.quality, context, self.size)
+        depth_level = depth[0] if depth and depth[0] != QUADTREE else None
+        state = self.model.state_of(picture, decoded_depth, self.cameras, depth_level)
+        return self._priced(CodedView(depth, mode, writer.finish(), state, context=context))
+
+    def _priced(self, view: CodedView) -> CodedView:
+        """The view with its cost; what is not finite costs infinitely much, so nothing prefers it."""
+        error = self._error(view)
+        bits = 8 * (len(view.depth) + len(view.image)) / (self.size[0] * self.size[1])
+        return replace(view, cost=self.weight * error + bits if math.isfinite(error) else math.inf)
+
+    def _error(self, view: CodedView) -> float:
+        return (view.state.image - self.image).square().mean().item()
 
     def _with_loop_filter(self, plain: CodedView) -> CodedView:
         """The cheaper of a coded view and the same with a loop filter."""
@@ -178,45 +233,29 @@ class ViewEncoder:
         found = fit_loop_filter(self.image, plain.state.image, self.level, warped)
         if found is None:
             return plain
-        symbols = plain.image[len(write_loop_filter(None)) :]
         state = replace(plain.state, image=apply_loop_filter(plain.state.image, found, self.level, warped))
-        filtered = replace(
-            self._view(plain.depth, write_loop_filter(found) + symbols, state), loop_filter=found, context=plain.context
-        )
-        return min(plain, filtered, key=lambda view: view.cost)
+        return min(plain, self._priced(replace(plain, state=state, loop_filter=found)), key=lambda view: view.cost)
 
     def _with_fitted_latent(self, plain: CodedView, refinement: LatentRefinement) -> CodedView:
         """A coded view with its latents fitted to the picture, given its loop filter, which it then lacks."""
         context = plain.context
-        latent = self.model.image.analysis(pad_to_multiple(self.image, STRIDE), self.quality, context)
         loop_filter, warped = plain.loop_filter, self.model.warped_reference(context, self.size)
 
         def finish(decoded: Tensor) -> Tensor:
             return decoded if loop_filter is None else apply_loop_filter(decoded, loop_filter, self.level, warped)
 
-        fitted = refine_latent(self.model.image, self.image, latent, self.level, context, refinement, finish)
-        return self._code_image(plain.depth, plain.state.inverse_depth if plain.depth else None, fitted)
+        fitted = refine_latent(self.model.image, self.image, self._latent, self.level, context, refinement, finish)
+        depth = plain.state.inverse_depth if plain.depth else None
+        return self._code_image(plain.depth, depth, fitted, predicted=context is not None)
 
-    def _fitted_depth(
-        self,
-        target: Tensor,
-        prior: tuple[Tensor | None, Tensor | None],
-        reference: ReferenceState,
-        depth_level: int,
-        refinement: DepthRefinement,
-    ) -> Tensor:
-        h, w = self.size
-        h4, w4 = -(-h // DEPTH_FACTOR), -(-w // DEPTH_FACTOR)
-        hr, wr = reference.image.shape[-2:]
-        visible = disparity_and_mask(
-            upsample_inverse_depth(target[:, :h4, :w4], h, w),
-            self.cameras,
-            upsample_inverse_depth(reference.inverse_depth, hr, wr),
-            reference.cameras,
-            relative_margin=CODED_DEPTH_MARGIN,
-        ).mask
-        prediction, mask = (None if x is None else x.float() for x in prior)
-        error = WarpError(self.image, self.cameras, visible, reference.image, reference.cameras, refinement.pixels)
-        return refine_inverse_depth(
-            self.model.depth, target, self.level, depth_level, prediction, mask, self.size, error, refinement
-        )
+    def _or_stored(self, coded: CodedView) -> CodedView:
+        """The view as an ordinary picture where that is cheaper, or where the networks failed."""
+        error = self._error(coded) if math.isfinite(coded.cost) else math.inf
+        # both have a depth part, whatever the image is
+        cost = coded.cost - 8 * len(coded.depth) / (self.size[0] * self.size[1])
+        found = cheaper_picture(self.image, self.weight, cost, error, len(coded.image))
+        if found is None:
+            return coded
+        picture = found.image.to(self.image.device, self.image.dtype)
+        state = replace(coded.state, image=picture)
+        return self._priced(CodedView(coded.depth, ViewMode(Mode.STORED), found.data, state))

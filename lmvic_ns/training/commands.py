@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lmvic_ns.training import TrainingError, require_lightning
 from lmvic_ns.training.data import LevelConfig, PhotoDataset, collate_photos
+from lmvic_ns.training.pairs import PairBatch
 from lmvic_ns.training.pack import Pack, PackConfig, write_pack
 from lmvic_ns.training.photos import CropConfig, PhotoCrops, PhotoSet, centre_crops, load_photos
 from lmvic_ns.training.scenes import (
@@ -55,17 +56,18 @@ class TrainScenesConfig(OptionsConfig):
     """Chains a step and process."""
     photo_share: float = 0.3
     """Share of the steps that take photographs (as many crops as the chains have), so that the intra path stays good."""
+    pair_share: float = 0.3
+    """Share of the steps that take pairs of views made of single photographs."""
     detach: bool = False
     """Cut the gradient between the views of a chain: less memory, worse references."""
-    depth_coding: Literal["quadtree", "learned"] = "learned"
-    """What codes the chains' depth, and so gives the image its geometry: the learned codec (by which the shipped weights
-    were trained), or the quadtree of files."""
+    depth_coding: Literal["quadtree", "learned"] = "quadtree"
+    """What codes the chains' depth, and so gives the image its geometry: the quadtree of files, or the learned codec."""
     train_depth: bool = True
     """With learned depth: train its codec as well; off leaves it as it is in --init (stage `depth` trains it in minutes)."""
     depth_trust: float = 1.0
     """With learned depth: the image's geometry is drawn between the decoded depth and up to so far towards the true one
     (0..1): encoders refine depth, so files bring better depth than a training step decodes."""
-    level_spread: float = 8.0
+    level_spread: float = 5.0
     """Views of a chain have quality levels up to so far from the chain's, the first up to twice as far above it."""
     view_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
     """Weights of the views' distortions in (9). The paper's 0.5, 1.2, 0.5, 0.9 suit one model for one quality; here a
@@ -187,6 +189,7 @@ def train_scenes(config: TrainScenesConfig) -> None:
         photo_data.__getitem__,
         lambda number: levels.sample(config.seed, number),
         photo_share=config.photo_share,
+        pair_share=config.pair_share,
     )
     chains = validation_chains(held_out_scenes, config.chains, config.validation_chains, batch=config.batch)
     pictures = validation_photos(validation, config.batch * config.chains.views)
@@ -219,7 +222,8 @@ def validation_photos(photos: PhotoSet, batch: int) -> list[Tensor]:
 
 
 def collate_mixed(samples: Sequence[tuple]) -> object:
-    """Chains or photographs, whichever the step has."""
+    """Chains, photographs or pairs, whichever the step has."""
     if isinstance(samples[0][0], Tensor):
-        return collate_photos(list(samples))
+        photos = collate_photos([sample[:2] for sample in samples])
+        return PairBatch(photos.image, photos.level) if samples[0][2] == "pair" else photos
     return collate_chains(samples)

@@ -80,12 +80,12 @@ def check_growth(small: ModelConfig, large: ModelConfig) -> None:
         TrainingError: names what does not fit.
     """
     a, b = small.image, large.image
-    for what in ("latent", "hyper_latent", "symbol_context", "float_scales"):
+    for what in ("latent", "hyper_latent", "symbol_context"):
         if getattr(a, what) != getattr(b, what):
             raise TrainingError(f"cannot grow: {what} is {getattr(a, what)} in one preset and {getattr(b, what)} in the other")
     if small.depth != large.depth:
         raise TrainingError("cannot grow: the presets have different depth codecs")
-    blocks = ("encoder_blocks", "decoder_blocks", "latent_blocks", "context_blocks")
+    blocks = ("encoder_blocks", "decoder_blocks", "latent_blocks")
     for what in ("features", *blocks, "scale_features", "mean_features"):
         if getattr(a, what) > getattr(b, what):
             raise TrainingError(f"cannot grow: {what} is {getattr(a, what)}, more than {getattr(b, what)}")

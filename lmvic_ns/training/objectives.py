@@ -21,8 +21,10 @@ from lmvic_ns.training.losses import (
     photo_loss,
     psnr,
     squared_error,
+    tempered,
     view_loss,
 )
+from lmvic_ns.training.pairs import PairBatch, PairConfig, make_pairs
 from lmvic_ns.training.scenes import ChainBatch
 
 LambdaOfLevel = Callable[[Tensor], Tensor]
@@ -81,11 +83,14 @@ class PhotoObjective:
     def __call__(self, model: nn.Module, batch: PhotoBatch) -> StepLoss:
         """Loss of one step, with gradients."""
         image = (batch.image.float() / 255).contiguous(memory_format=torch.channels_last)
-        out = model.forward_photo(image, batch.level)  # type: ignore[operator]
+        return self.loss_of(model.forward_photo(image, batch.level), image, batch.level)  # type: ignore[operator]
+
+    def loss_of(self, out: Any, image: Float[Tensor, "b 3 h w"], level: Float[Tensor, "b"]) -> StepLoss:
+        """Loss of coded views (their `image` and `image_bits`)."""
         pixels = image.shape[-1] * image.shape[-2]
-        lambdas = self.lambdas(batch.level)
+        lambdas = self.lambdas(level)
         distortion = image_distortion(out.image, image, self.config.metric)
-        loss = (self.weights(lambdas) * photo_loss(distortion, out.image_bits, lambdas, pixels)).mean()
+        loss = tempered(self.weights(lambdas) * photo_loss(distortion, out.image_bits, lambdas, pixels)).mean()
         with torch.no_grad():
             error = psnr(squared_error(out.image.detach().clamp(0, 1), image)).sum()
         return StepLoss(loss, image.shape[0], pixels * image.shape[0], out.image_bits.detach().sum(), error)
@@ -105,6 +110,7 @@ class ChainObjective:
         level_spread: views of a chain have levels of their own, up to so far from the chain's (the first view, which all
             others live on, up to twice as far above it): references are seen better and worse than the view.
         depth_search: code depth as files do, as the quadtree that this finds; None takes the learned depth codec.
+        pairs: how second views are made of photographs.
     """
 
     def __init__(
@@ -119,15 +125,28 @@ class ChainObjective:
         depth_trust: float = 0.0,
         level_spread: float = 0.0,
         depth_search: DepthSearch | None = None,
+        pairs: PairConfig | None = None,
     ):
+        self.pairs = pairs or PairConfig()
         self.photos = PhotoObjective(config, lambda_of_level, levels)
         self.config, self.depth_lambda_of_level = config, depth_lambda_of_level
         self.view_weights, self.detach, self.depth_trust = tuple(view_weights), detach, depth_trust
         self.level_spread, self.last_level = level_spread, levels - 1.0
         self.depth_search = depth_search
 
+    def _of_pairs(self, model: nn.Module, batch: PairBatch) -> StepLoss:
+        image = batch.image.float() / 255
+        image, aligned, mask = make_pairs(model, image, batch.level, self.last_level, self.pairs)
+        image = image.contiguous(memory_format=torch.channels_last)
+        out = model.forward_aligned(image, aligned, mask, batch.level)  # type: ignore[operator]
+        result = self.photos.loss_of(out, image, batch.level)
+        result.extra["pair_bpp"] = result.bits / result.pixels
+        return result
+
     def __call__(self, model: nn.Module, batch: ChainBatch | PhotoBatch) -> StepLoss:
         """Loss of one step, with gradients."""
+        if isinstance(batch, PairBatch):
+            return self._of_pairs(model, batch)
         if isinstance(batch, PhotoBatch):
             result = self.photos(model, batch)
             result.extra["photo_bpp"] = result.bits / result.pixels
@@ -170,7 +189,7 @@ class ChainObjective:
                 db.append(psnr(squared_error(out.image.clamp(0, 1), image)).sum())
                 depth_bits += out.depth_bits.detach().float()
                 depth_error += depth_distortion.detach()
-        loss = torch.stack(terms).mean()
+        loss = tempered(torch.stack(terms)).mean()
         extra = {
             "depth_bpp": depth_bits.mean() / (views * pixels),
             "depth_rmse": (depth_error.mean() / views).sqrt(),

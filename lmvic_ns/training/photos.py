@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from lmvic_ns.training import TrainingError
+from lmvic_ns.training.synthetic import synthetic_picture
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -99,6 +100,14 @@ class CropConfig:
     """Share of crops taken from a larger window that is then reduced: sharper, denser detail than the files have."""
     downscale_minimum: float = 0.5
     """Smallest scale of such a reduction; the scale is uniform up to 1."""
+    synthetic_probability: float = 0.06
+    """Share of crops in whose place stands a picture that no camera takes (`lmvic_ns.training.synthetic`)."""
+    dark_probability: float = 0.04
+    """Share of crops that are darkened to a night."""
+    prefer: tuple[str, ...] = ("large-*",)
+    """Shell patterns of names that are drawn more often: cuts of photographs at the size of real captures."""
+    prefer_factor: float = 3.0
+    """How much more often, for their area."""
 
 
 class PhotoCrops:
@@ -107,12 +116,16 @@ class PhotoCrops:
     def __init__(self, photos: PhotoSet, config: CropConfig, *, seed: int):
         self.photos, self.config, self.seed = photos, config, seed
         areas = np.array([max(image.shape[0] * image.shape[1], 1) for image in photos.images], dtype=np.float64)
+        preferred = [any(fnmatch(name, pattern) for pattern in config.prefer) for name in photos.names]
+        areas[preferred] *= config.prefer_factor
         self._cumulative = np.cumsum(areas / areas.sum())
 
     def sample(self, number: int) -> UInt8[Tensor, "3 size size"]:
         """Crop number `number`: the same for the same (photographs, config, seed, number)."""
         c = self.config
         random = np.random.default_rng((self.seed, number, 0xC0))
+        if random.random() < c.synthetic_probability:
+            return to_tensor(synthetic_picture(random, c.crop_size))
         image = self.photos.images[min(int(np.searchsorted(self._cumulative, random.random())), len(self.photos) - 1)]
         scale = random.uniform(c.downscale_minimum, 1.0) if random.random() < c.downscale_probability else 1.0
         x, y, mirrored = random.random(), random.random(), random.random() < c.flip_probability
@@ -123,6 +136,8 @@ class PhotoCrops:
         if window != c.crop_size:  # reduced on purpose, or a picture smaller than the crop
             resized = Image.fromarray(crop).resize((c.crop_size, c.crop_size), Image.Resampling.BICUBIC)
             crop = np.asarray(resized)
+        if random.random() < c.dark_probability:
+            crop = (crop * random.uniform(0.05, 0.5)).astype(np.uint8)
         return to_tensor(crop[:, ::-1] if mirrored else crop)
 
 

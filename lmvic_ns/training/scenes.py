@@ -297,7 +297,8 @@ def validation_chains(
 
 
 class MixedDataset(torch.utils.data.Dataset):
-    """Whole steps of chains, or (with a given share) of photographs, so that the intra path stays good.
+    """Whole steps of chains, or (with given shares) of photographs, so that the intra path stays good, or of pairs made
+    of photographs (`lmvic_ns.training.pairs`).
 
     The kind of a step is a function of (seed, step), so all processes agree on it.
     """
@@ -309,21 +310,23 @@ class MixedDataset(torch.utils.data.Dataset):
         level: Callable[[int], float],
         *,
         photo_share: float,
+        pair_share: float = 0.0,
     ):
         self.chains, self.photo, self.level = chains, photo, level
-        self.photo_share = photo_share if photo is not None else 0.0
+        self.photo_share, self.pair_share = (photo_share, pair_share) if photo is not None else (0.0, 0.0)
 
     def keys_of_step(self, step: int, numbers: list[int]) -> list[tuple[str, int]]:
         """What to load for a step; a step of photographs has as many crops as one of chains."""
         draw = np.random.default_rng((self.chains.seed, step, 0x31)).random()
-        if draw >= self.photo_share:
+        if draw >= self.photo_share + self.pair_share:
             return [("chain", number) for number in numbers]
         views = self.chains.config.views
-        return [("photo", number * views + n) for number in numbers for n in range(views)]
+        kind = "photo" if draw < self.photo_share else "pair"
+        return [(kind, number * views + n) for number in numbers for n in range(views)]
 
     def __getitem__(self, key: tuple[str, int]) -> tuple:
         kind, number = key
-        if kind == "photo":
+        if kind != "chain":
             assert self.photo is not None
-            return self.photo(number)
+            return (*self.photo(number), kind)
         return self.chains.sample(number), self.level(number)

@@ -1,0 +1,67 @@
+"""First byte of a view's image part: how the view is coded, and with what correction of its reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from lmvic_ns.codec.illumination import BYTES, Illumination
+from lmvic_ns.errors import BitstreamError
+
+_ILLUMINATION = 0x10
+
+
+class Mode(IntEnum):
+    """How a view is coded."""
+
+    ALONE = 0
+    """By the networks, without a reference (also where the tree has one that does not pay)."""
+    PREDICTED = 1
+    """By the networks, as the difference from its warped reference."""
+    STORED = 2
+    """As an ordinary picture (`lmvic_ns.codec.stored_picture`)."""
+
+
+@dataclass(frozen=True)
+class ViewMode:
+    """What an image part begins with.
+
+    Attributes:
+        mode: how the view is coded.
+        illumination: correction of the reference's picture; only with `Mode.PREDICTED`.
+    """
+
+    mode: Mode
+    illumination: Illumination | None = None
+
+    def to_bytes(self) -> bytes:
+        """One byte, or seven with an illumination."""
+        if self.illumination is None:
+            return bytes([self.mode])
+        return bytes([self.mode | _ILLUMINATION]) + self.illumination.to_bytes()
+
+
+def read_view_mode(data: bytes, has_reference: bool, name: str) -> tuple[ViewMode, bytes]:
+    """The mode at the start of an image part, and what follows it.
+
+    Args:
+        data: the image part.
+        has_reference: whether the tree gives the view a reference.
+        name: of the part, for messages.
+
+    Raises:
+        BitstreamError: the part is damaged.
+    """
+    if not data:
+        raise BitstreamError(f"{name}: expected a mode, found no bytes")
+    value, rest = data[0] & ~_ILLUMINATION, data[1:]
+    if value not in set(Mode):
+        raise BitstreamError(f"{name}: expected a mode 0..{max(Mode)}, found {data[0]}")
+    mode = Mode(value)
+    if mode is Mode.PREDICTED and not has_reference:
+        raise BitstreamError(f"{name}: expected a view without a reference, found one that is predicted")
+    if not data[0] & _ILLUMINATION:
+        return ViewMode(mode), rest
+    if mode is not Mode.PREDICTED:
+        raise BitstreamError(f"{name}: expected no illumination without a prediction, found mode {data[0]:#x}")
+    return ViewMode(mode, Illumination.from_bytes(rest, name)), rest[BYTES:]
