@@ -8,12 +8,12 @@ import sys
 
 import pytest
 import torch
-from codec_scenes import plane_scene, small_codec, small_model
+from codec_scenes import NetworkCodec, plane_scene, small_codec, small_model
 
 from lmvic_ns.codec.entropy_networks import STEPS, step_masks
 from lmvic_ns.codec.fixed_point import FixedPointConv2d, fill_holes, from_fixed, to_fixed
 from lmvic_ns.codec.multiview import MultiViewCodec
-from lmvic_ns.codec.weights import save_weights, untrained_weights
+from lmvic_ns.codec.weights import load_weights, save_weights, untrained_weights
 
 
 @pytest.mark.parametrize(("kernel", "groups"), [(1, 1), (3, 12)])
@@ -87,9 +87,7 @@ def test_another_machine_decodes_the_same(tmp_path, variant: str) -> None:
 def test_another_process_decodes_the_same(tmp_path) -> None:
     codec, scene = small_codec(), plane_scene([(40, 50)] * 2)
     save_weights(small_model(), tmp_path / "small.safetensors", {"name": "small"})
-    from lmvic_ns.codec import load_codec
-
-    codec = load_codec(tmp_path / "small.safetensors")
+    codec = NetworkCodec(load_weights(tmp_path / "small.safetensors"))
     codec.encode(scene, tmp_path / "a.lmvic", quality=30)
     program = (
         "import sys, json, torch; torch.set_num_threads(2)\n"

@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 import torch
-from test_codec_depth_refinement import SHIFT, SIZE, camera, picture
+from plane_views import SHIFT, SIZE, camera, picture
 
 from lmvic_ns.codec.effort import Effort, EffortName
 from lmvic_ns.codec.latent_refinement import LatentRefinement, relaxed_rounding
@@ -93,12 +93,11 @@ def test_a_search_that_makes_it_worse_is_not_kept(model: MultiViewModel) -> None
 def test_named_efforts() -> None:
     assert get_args(EffortName) == get_args(EffortOption)
     efforts = [Effort.named(name) for name in get_args(EffortName)]
-    assert all(e.depth_search is not None and e.depth is None for e in efforts)
+    assert all(e.depth_search is not None and e.illumination and e.alone and e.stored for e in efforts)
     assert [e.depth_level_stride > 0 for e in efforts] == [False, True, True, True]
     assert [e.latent is not None for e in efforts] == [False, False, True, True]
     learned = [e.with_learned_depth() for e in efforts]
-    assert learned[0] == Effort(loop_filter=True) and all(e.depth_search is None for e in learned)
-    assert [e.depth is not None for e in learned] == [False, True, True, True]
+    assert learned[0] == dataclasses.replace(efforts[0], depth_search=None) and all(e.depth_search is None for e in learned)
     with pytest.raises(ValueError, match="slowest"):
         Effort.named("slower")  # type: ignore[arg-type]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_codec_depth_refinement import SIZE, camera, picture
+from plane_views import SIZE, camera, picture
 from torch import Tensor
 
 from lmvic_ns.bitstream.reader import Reader

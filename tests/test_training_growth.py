@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_codec_depth_refinement import SHIFT, SIZE, camera, picture
+from plane_views import SHIFT, SIZE, camera, picture
 
 from lmvic_ns.codec.image import ImageConfig
 from lmvic_ns.codec.model import ModelConfig, MultiViewModel
@@ -67,8 +67,8 @@ def test_everything_new_can_learn() -> None:
     for name, value in large.image.named_parameters():
         if "anchors" not in name:
             assert value.grad is not None and value.grad.any(), name
-    fuse = large.image.analysis_fuse.mix.weight
-    assert fuse.grad is not None and (fuse.grad != 0).float().mean() > 0.99
+    trust = large.image.trust.weight
+    assert trust.grad is not None and (trust.grad != 0).float().mean() > 0.99
 
 
 def test_presets_that_do_not_fit_are_named() -> None:

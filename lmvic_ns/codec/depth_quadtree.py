@@ -32,7 +32,9 @@ BLOCKS = (64, 32, 16, 8, 4, 2)
 LARGEST_CHANGE = 10
 """Offsets of a block and its quarter differ by at most so many steps (more is coded as an escape)."""
 LARGEST_OFFSET = 64
-"""Of the coarsest blocks, from a prediction; blocks of a view without one hold 0..2 times this."""
+"""Of the coarsest blocks, from a prediction."""
+LARGEST_ROOT_OFFSET = 512
+"""Of the coarsest blocks of a view without a prediction, from 0."""
 _SMOOTHING = 6
 _HEADER = struct.Struct("<BH")
 
@@ -74,7 +76,7 @@ def quadtree_tables(profile: int, predicted: bool) -> CdfTables:
     rows, offsets = [], []
     for number, (split, zero, further) in enumerate(PROFILES[profile]):
         if number == 0 and not predicted:
-            symbols = 2 * LARGEST_OFFSET + 1
+            symbols = LARGEST_ROOT_OFFSET + 1
             row = np.full(symbols + 1, TOTAL // (symbols + 1))
             row[-1] += TOTAL - row.sum()
             rows.append(row)

@@ -33,15 +33,16 @@ class DepthSearch:
         fidelity: bits for each leaf and squared step away from the scene's own depth, up to nine of them: decides where
             no texture tells.
         root_step: step of a view without a prediction, in units of 1/65536.
-        root_worth: bits for each leaf and squared step of its error.
+        root_worth: bits for each leaf and squared step of its error, at lambda = 500; grows with sqrt(lambda). All views that
+            descend from it inherit the root's depth.
     """
 
     reach: int = 32
     step_pixels: float = 0.5
     worth: float = 0.004
     fidelity: float = 0.01
-    root_step: int = 1024
-    root_worth: float = 1.0
+    root_step: int = 256
+    root_worth: float = 2.0
 
 
 class WarpCosts:
@@ -135,10 +136,10 @@ def predicted_costs(
 
 
 def root_costs(target: Float[Tensor, "h4 w4"], search: DepthSearch) -> Float[Tensor, "k rows columns"]:
-    """Costs of the absolute offsets of a view that nothing predicts."""
+    """Squared steps between a view's depth and each absolute offset, for a view that nothing predicts."""
     count = UNIT // search.root_step + 1
     off = target * (UNIT / search.root_step)
-    return search.root_worth * torch.stack([_leaf_means((off - k).square().clamp(max=9)) for k in range(count)])
+    return torch.stack([_leaf_means((off - k).square().clamp(max=36)) for k in range(count)])
 
 
 def _leaf_means(x: Float[Tensor, "h4 w4"]) -> Float[Tensor, "rows columns"]:
@@ -179,8 +180,10 @@ class QuadtreeEncoder:
 
     def __call__(self, level: float) -> tuple[bytes, Float[Tensor, "1 h4 w4"]]:
         """The depth part for what a good warp is worth at this level, and the depth that decoders will have."""
-        costs = self._faithful
-        if self._warped is not None:
+        if self._warped is None:
+            costs = self._search.root_worth * (image_lambda(level) / 500) ** 0.5 * self._faithful
+        else:
+            costs = self._faithful
             costs = costs + bits_of_halving(level, self._search) * self._warped
         tree, profile, _ = cheapest_quadtree(costs, self._first, self.predicted)
         return write_depth(tree, self._size, self._step, profile, self._prediction)
@@ -226,14 +229,14 @@ def _best_tree(pyramid: list[Tensor], first: int, predicted: bool, profile: int)
     better: list[Tensor] = []
     for number in range(len(BLOCKS) - 1, 0, -1):
         # the cheapest change for each offset of the block above
-        best, move = torch.full_like(lowest, torch.inf), torch.zeros(lowest.shape, dtype=torch.int64, device=lowest.device)
+        best, move = torch.full_like(lowest, torch.inf), torch.zeros(lowest.shape, dtype=torch.int8, device=lowest.device)
         reach = min(LARGEST_CHANGE, count - 1)
         for change in range(-reach, reach + 1):
             low, high = max(0, -change), min(count, count - change)
             cost = lowest[low + change : high + change] + float(bits[2 * number, change + LARGEST_CHANGE])
             cheaper = cost < best[low:high]
             best[low:high] = torch.where(cheaper, cost, best[low:high])
-            move[low:high] = torch.where(cheaper, change, move[low:high])
+            move[low:high].masked_fill_(cheaper, change)
         moves.insert(0, move)
         whole = pyramid[number - 1] + float(bits[2 * number - 1, 0])
         split = F.avg_pool2d(best[None], 2)[0] * 4 + float(bits[2 * number - 1, 1])
@@ -247,7 +250,7 @@ def _best_tree(pyramid: list[Tensor], first: int, predicted: bool, profile: int)
     for move, split in zip(moves, better, strict=True):
         splits.append(split.gather(0, index[None])[0] & active)
         active, index = (x.repeat_interleave(2, 0).repeat_interleave(2, 1) for x in (splits[-1], index))
-        change = torch.where(active, move.gather(0, index[None])[0], 0)
+        change = torch.where(active, move.gather(0, index[None])[0].long(), 0)
         changes.append(change)
         index = index + change
     return Quadtree(tuple(changes), tuple(splits)), float(total.sum())

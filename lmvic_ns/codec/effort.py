@@ -22,13 +22,17 @@ class Effort:
         latent: fit the image's latents to the picture; None codes what the analysis network gives.
         loop_filter: fit a filter to the decoded picture (`lmvic_ns.codec.loop_filter`).
         illumination: match the reference's exposure and white balance (`lmvic_ns.codec.illumination`).
+        alone: code a view also without its reference, in case that is cheaper.
+        stored: store a view as an ordinary picture where that is cheaper (`lmvic_ns.codec.stored_picture`).
     """
 
     depth_search: DepthSearch | None = None
     depth_level_stride: int = 0
     latent: LatentRefinement | None = None
     loop_filter: bool = False
-    illumination: bool = True
+    illumination: bool = False
+    alone: bool = False
+    stored: bool = False
 
     def with_learned_depth(self) -> Effort:
         """The same with the learned depth codec."""
@@ -41,14 +45,15 @@ class Effort:
         Raises:
             ValueError: there is no such effort.
         """
+        basis = Effort(DepthSearch(), loop_filter=True, illumination=True, alone=True, stored=True)
         match name:
             case "fast":
-                return Effort(DepthSearch(), loop_filter=True)
+                return basis
             case "medium":
-                return Effort(DepthSearch(), 8, loop_filter=True)
+                return replace(basis, depth_level_stride=8)
             case "slow":
-                return Effort(DepthSearch(), 8, latent=LatentRefinement(), loop_filter=True)
+                return replace(basis, depth_level_stride=8, latent=LatentRefinement())
             case "slowest":
                 refinement = LatentRefinement(steps=100, step_size=0.02, noise=0.7)
-                return Effort(DepthSearch(), 8, latent=refinement, loop_filter=True)
+                return replace(basis, depth_level_stride=8, latent=refinement)
         raise ValueError(f"there is no effort '{name}'; there are {', '.join(get_args(EffortName))}")

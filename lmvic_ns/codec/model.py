@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lmvic_ns.bitstream.tables import CdfTables
-from lmvic_ns.codec.depth import CODED_DEPTH_MARGIN, DEPTH_FACTOR, DEPTH_RANGE, DEPTH_STRIDE, DepthCodec, DepthConfig, pad_depth
+from lmvic_ns.codec.depth import DEPTH_FACTOR, DEPTH_RANGE, DEPTH_STRIDE, DepthCodec, DepthConfig, pad_depth
 from lmvic_ns.codec.depth_quadtree import QUADTREE, integer_prediction, read_depth
 from lmvic_ns.codec.depth_search import DepthSearch, QuadtreeEncoder, WarpCosts
 from lmvic_ns.codec.effort import Effort
@@ -286,13 +286,12 @@ class MultiViewModel(nn.Module):
         h, w = size
         dtype = reference.image.dtype
         if self.ablation.alignment:
-            hr, wr = reference.image.shape[-2:]
             found = disparity_and_mask(
                 upsample_inverse_depth(inverse_depth, h, w),
                 cameras,
-                upsample_inverse_depth(reference.inverse_depth, hr, wr),
+                # a reference at infinity hides nothing: what does not fit is left to the entropy model, which sees it
+                reference.image.new_zeros(reference.image.shape[0], *reference.image.shape[-2:], dtype=torch.float32),
                 reference.cameras,
-                relative_margin=CODED_DEPTH_MARGIN,
             )
             disparity, mask = found.disparity, found.mask[:, None]
         else:

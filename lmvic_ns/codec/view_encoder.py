@@ -101,7 +101,7 @@ class ViewEncoder:
             if effort.illumination:
                 self._match_illumination(inverse_depth)
         coded = self._with_depth(inverse_depth, depth_level, effort)
-        if coded.mode.mode is Mode.PREDICTED:
+        if effort.alone and coded.mode.mode is Mode.PREDICTED:
             # a reference that does not pay is not used
             alone = self._code_image(coded.depth, coded.state.inverse_depth, predicted=False)
             coded = min(coded, alone, key=lambda view: view.cost)
@@ -112,7 +112,7 @@ class ViewEncoder:
             if effort.loop_filter:
                 fitted = self._with_loop_filter(fitted)
             coded = min(coded, fitted, key=lambda view: view.cost)
-        return self._or_stored(coded)
+        return self._or_stored(coded) if effort.stored else coded
 
     @cached_property
     def _latent(self) -> Tensor:

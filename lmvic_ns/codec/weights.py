@@ -20,7 +20,7 @@ from lmvic_ns.codec.model import ModelConfig, MultiViewModel
 from lmvic_ns.codec.presets import config_from_dict
 from lmvic_ns.errors import WeightsError
 
-FORMAT = "lmvic-weights-1"
+FORMAT = "lmvic-weights-2"
 PAPER_FORMAT = "lmvic-paper-weights-1"
 _HASH_BYTES = 16
 

@@ -132,7 +132,7 @@ def _output_segments(name: str, small: int, large: int) -> Segments:
 
 def _input_segments(name: str, small: int, large: int, a: ImageConfig, b: ImageConfig) -> Segments:
     latent, scale, mean = (a.latent, b.latent), (a.scale_features, b.scale_features), (a.mean_features, b.mean_features)
-    if name.endswith("_fuse.mix.weight"):
+    if name.endswith("image.trust.weight"):
         return [(a.features, b.features)] * 2
     for part, segments in {
         "entropy.hyper_in.": [latent, latent, (1, 1)],

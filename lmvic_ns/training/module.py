@@ -39,6 +39,8 @@ class OptimizationConfig:
     clip_norm: float = 1.0
     ema_decay: float = 0.999
     weight_decay: float = 0.0
+    transform_rate: float = 1.0
+    """Learning rate of the transforms, as a share of the others'."""
     betas: tuple[float, float] = (0.9, 0.99)
     max_steps: int | None = None
     max_seconds: float | None = None
@@ -108,11 +110,16 @@ class TrainingModule(lightning.LightningModule):
         )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; quantiles of a factorized prior get a rate of their own, outside the schedule."""
+        """AdamW; transforms may learn more slowly, quantiles of a factorized prior have a rate outside the schedule."""
         named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
-        main = [p for n, p in named if not n.endswith("quantiles")]
+        transforms = [p for n, p in named if ".analysis_" in n or ".synthesis_" in n]
         quantiles = [p for n, p in named if n.endswith("quantiles")]
-        groups: list[dict[str, Any]] = [{"params": main, "scheduled": True}]
+        apart = {id(p) for p in (*transforms, *quantiles)}
+        groups: list[dict[str, Any]] = [
+            {"params": [p for _, p in named if id(p) not in apart], "scheduled": True, "share": 1.0},
+            {"params": transforms, "scheduled": True, "share": self.config.transform_rate},
+        ]
+        groups = [group for group in groups if group["params"]]
         if quantiles:
             groups.append({"params": quantiles, "scheduled": False, "weight_decay": 0.0, "lr": 1e-3})
         c = self.config
@@ -149,7 +156,7 @@ class TrainingModule(lightning.LightningModule):
         rate = learning_rate(self.config.schedule, self.step, self.progress)
         for group in optimizer.param_groups:
             if group["scheduled"]:
-                group["lr"] = rate
+                group["lr"] = rate * group["share"]
         torch.manual_seed((self.config.seed * 1_000_003 + self.step) * 4096 + self.global_rank)
         optimizer.zero_grad(set_to_none=True)
         result = self.objective(self.model, batch)
@@ -158,7 +165,7 @@ class TrainingModule(lightning.LightningModule):
         if auxiliary is not None:
             total = total + auxiliary()
         self.manual_backward(total)
-        scheduled = optimizer.param_groups[0]["params"]
+        scheduled = [p for group in optimizer.param_groups if group["scheduled"] for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(scheduled, self.config.clip_norm)
         if bool(torch.isfinite(norm)) and bool(torch.isfinite(result.loss.detach())):
             optimizer.step()

@@ -104,6 +104,8 @@ class OptionsConfig:
     clip_norm: float = 1.0
     ema_decay: float = 0.999
     weight_decay: float = 0.0
+    transform_rate: float = 1.0
+    """Learning rate of analysis and synthesis, as a share of the entropy model's: less than 1 from trained weights."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
@@ -134,6 +136,7 @@ def optimization_config(options: OptionsConfig, batch: int) -> OptimizationConfi
         clip_norm=options.clip_norm,
         ema_decay=options.ema_decay,
         weight_decay=options.weight_decay,
+        transform_rate=options.transform_rate,
         max_steps=budget.max_steps,
         max_seconds=whole,
     )
