@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lmvic_ns.errors import LmvicError
+from lmvic_ns.endings import run_cleanly
 from lmvic_ns.export.options import CodingOptions
 
 
@@ -30,11 +30,7 @@ class ExportLmvicCodec(ExportConfig):
 
     def main(self) -> None:
         """Run as a subcommand of ns-export; leaves the program with status 2 on a person's mistake."""
-        try:
-            status = export(self)
-        except LmvicError as error:
-            print("ns-export lmvic-codec: " + " ".join(str(error).split()), file=sys.stderr)
-            status = 2
+        status = run_cleanly("ns-export lmvic-codec", lambda: export(self))
         if status:
             sys.exit(status)
 
