@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +9,7 @@ from lmvic_ns.errors import SceneError
 from lmvic_ns.export.options import ReferenceStructure
 from lmvic_ns.export.terminal import progress, say
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.transforms import load_transforms, transforms_file
 
 DepthSource = Literal["auto", "files", "stereo", "none"]
 
@@ -49,5 +49,5 @@ def dataset_scene(folder: Path, depth: DepthSource, structure: ReferenceStructur
 
 def dataset_files(folder: Path) -> list[Path]:
     """The captured files of a dataset that was read before."""
-    file = folder if folder.suffix == ".json" else folder / "transforms.json"
-    return sorted(file.parent / frame["file_path"] for frame in json.loads(file.read_text(encoding="utf-8"))["frames"])
+    file = transforms_file(folder)
+    return sorted(file.parent / frame["file_path"] for frame in load_transforms(folder)["frames"])
