@@ -48,9 +48,14 @@ def refusal(error: OSError) -> str:
     if error.filename is None:
         # files that we write name themselves: what is left is mostly standard output
         return f"standard output, or a file without a name, failed: {reason}"
-    if error.errno == errno.ENOSPC:
+    if is_disk_full(error):
         return f"{error.filename}: the disk is full; make room or choose another place"
     return f"{error.filename}: {reason}"
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether there was no room; numpy says so in words ("4096 requested and 0 written") instead of by a number."""
+    return error.errno == errno.ENOSPC or (error.errno is None and "requested and" in str(error))
 
 
 def run_cleanly(program: str, call: Callable[[], int]) -> int:

@@ -27,7 +27,7 @@ from lmvic_ns.bitstream.layout import (
     unpack_section_head,
     unpack_unit_head,
 )
-from lmvic_ns.bitstream.limits import MAX_PIXELS
+from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
 from lmvic_ns.bitstream.scan import scan_blocks
 from lmvic_ns.errors import BitstreamError
 
@@ -63,7 +63,7 @@ class Reader:
         BitstreamError: the file cannot be read, or its header is damaged or against the format's rules.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
         self.path = Path(path)
         self.problems: list[str] = []
         self._lock = threading.Lock()
@@ -92,8 +92,9 @@ class Reader:
         self.header: FileHeader = unpack_preamble_and_header(preamble, self._read(PREAMBLE_BYTES, size))
         for number, view in enumerate(self.header.views):
             if view.width * view.height > max_pixels:
+                size, most = f"{view.width}x{view.height}", f"{max_pixels / 1e6:g} megapixels"
                 raise BitstreamError(
-                    f"header: view {number}: expected at most {max_pixels} pixels, found {view.width}x{view.height}"
+                    f"header: view {number}: expected at most {most}, found {size}: raise --max-megapixels if you trust it"
                 )
         begin = self._begin = PREAMBLE_BYTES + size
         self._found: dict[int, Block] | None = None  # units found by searching the file

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.codec.multiview import (
     DecodedView,
@@ -103,6 +104,26 @@ def downscaled(scene: MultiViewScene, factor: int) -> MultiViewScene:
     )
 
 
+def check_view_sizes(scene: MultiViewScene, factor: int = 1) -> None:
+    """Refuse views that decoders refuse, before anything slow is done.
+
+    Args:
+        scene: at full size.
+        factor: by which it will be downscaled.
+
+    Raises:
+        LmvicError: names the first such view and the factor that helps.
+    """
+    for index, name in enumerate(scene.names):
+        height, width = int(scene.cameras.height[index]), int(scene.cameras.width[index])
+        if (height // factor) * (width // factor) > DEFAULT_MAX_PIXELS:
+            needed = math.ceil(math.sqrt(height * width / DEFAULT_MAX_PIXELS))
+            raise LmvicError(
+                f"view {name!r} is {width} x {height} pixels, more than the {DEFAULT_MAX_PIXELS / 1e6:g} megapixels that a "
+                f"decoder takes without being told to: use --downscale {needed}"
+            )
+
+
 def build_tree(scene: MultiViewScene, options: CodingOptions) -> ReferenceTree:
     """The references that the options ask for; none where the scene has no depth or one view."""
     if options.reference_structure == "none" or not scene.has_depth or len(scene) == 1:
@@ -144,6 +165,7 @@ def encode_scene(scene: MultiViewScene, path: Path, options: CodingOptions, code
         LmvicError: the file cannot be written, the target cannot be met, ...
     """
     check_output(path, options.overwrite)
+    check_view_sizes(scene)
     codec = codec or load_codec(options.weights, pick_device(options.device))
     tree = build_tree(scene, options)
     quality, tries = options.quality, []

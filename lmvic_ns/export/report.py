@@ -22,6 +22,7 @@ from lmvic_ns.export.encoding import EncodedFile, psnr_8bit
 from lmvic_ns.export.inspection import byte_split
 from lmvic_ns.export.report_pictures import ViewPictures, data_url, eight_bit, tree_svg, view_pictures
 from lmvic_ns.export.terminal import size_text, writing
+from lmvic_ns.pictures import LONGEST_SIDE
 from lmvic_ns.scene import MultiViewScene
 
 SHOWN_VIEWS = 3
@@ -286,9 +287,12 @@ def jpeg_as_good(pixels: UInt8[np.ndarray, "h w 3"], target: float) -> tuple[int
 
 
 def _jpeg(pixels: np.ndarray, quality: int) -> tuple[int, float]:
-    data = _stored(pixels, "JPEG", quality=quality)
-    with Image.open(io.BytesIO(data)) as picture:
-        return len(data), psnr(pixels, np.asarray(picture))
+    # a view that is too long for one JPEG is stored as several
+    axis = int(pixels.shape[1] > pixels.shape[0])
+    pieces = np.array_split(pixels, -(-pixels.shape[axis] // LONGEST_SIDE["jpg"]), axis=axis)
+    stored = [_stored(piece, "JPEG", quality=quality) for piece in pieces]
+    decoded = [np.asarray(Image.open(io.BytesIO(data))) for data in stored]
+    return sum(map(len, stored)), psnr(pixels, np.concatenate(decoded, axis=axis))
 
 
 def _stored(pixels: np.ndarray, kind: str, **options: Any) -> bytes:

@@ -15,12 +15,13 @@ from typing import Annotated, Any
 import tyro
 
 from lmvic_ns.errors import LmvicError
+from lmvic_ns.export.commands import ReadingLimits
 
 _TRIES = 100  # ports after the wanted one
 
 
 @dataclass
-class ViewConfig:
+class ViewConfig(ReadingLimits):
     """Show cameras, reference tree, pictures, depth and sizes of a file or of a scene folder in a browser."""
 
     path: Annotated[Path, tyro.conf.Positional]
@@ -46,7 +47,7 @@ def view(config: ViewConfig) -> int:
     from lmvic_ns.viewer.page import ViewPage
     from lmvic_ns.viewer.sources import open_source
 
-    source = open_source(config.path, config.weights, config.device)
+    source = open_source(config.path, config.weights, config.device, config.max_pixels)
     if source.trouble is not None:
         print(f"lmvic view: {source.trouble} (cameras, tree and sizes are shown)", flush=True)
     with stop_signals() as stopped, viser_server(config.host, config.port) as server:

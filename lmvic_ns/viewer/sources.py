@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
 from lmvic_ns.bitstream.reader import Reader, UnitSize
 from lmvic_ns.errors import LmvicError, WeightsError
 from lmvic_ns.geometry.cameras import Cameras
@@ -118,17 +119,24 @@ class FileSource(PageSource):
         path: the file.
         weights: name or path of the weights; None takes those that the file names.
         device: where they run.
+        max_pixels: refuse files with larger views.
 
     Raises:
         BitstreamError: it is not a file of ours or its header is damaged.
     """
 
-    def __init__(self, path: Path, weights: str | None = None, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        path: Path,
+        weights: str | None = None,
+        device: str | torch.device = "cpu",
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> None:
         super().__init__()
         from lmvic_ns.codec.multiview import load_codec
         from lmvic_ns.codec.planning import scene_camera
 
-        self._reader = Reader(path)
+        self._reader = Reader(path, max_pixels=max_pixels)
         header = self._reader.header
         self.title = path.name
         self.names = [view.name for view in header.views]
@@ -198,7 +206,7 @@ class SceneSource(PageSource):
             yield view, PictureWithDepth(self._scene.image(view), depth, self.cameras[view])
 
 
-def open_source(path: Path, weights: str | None, device: str) -> PageSource:
+def open_source(path: Path, weights: str | None, device: str, max_pixels: int = DEFAULT_MAX_PIXELS) -> PageSource:
     """A file or a scene folder (or its transforms.json).
 
     Raises:
@@ -210,4 +218,4 @@ def open_source(path: Path, weights: str | None, device: str) -> PageSource:
         return SceneSource(path)
     from lmvic_ns.export.encoding import pick_device
 
-    return FileSource(path, weights, pick_device(device))
+    return FileSource(path, weights, pick_device(device), max_pixels)
