@@ -59,7 +59,12 @@ def read_header(path: Path) -> PlyHeader:
         raise SceneError(f"{path} has a damaged PLY header ({error}); write it again, or leave the points out") from error
     if len({name for name, _ in fields}) < len(fields):
         raise SceneError(f"{path} has a damaged PLY header (a property twice); write it again, or leave the points out")
-    return PlyHeader(form, count, fields, data[end.end() :])
+    body = data[end.end() :]
+    # a vertex takes at least a sign and a space for each number of a text, before memory is taken for all of them
+    least = 2 * len(fields) - 1 if form == "ascii" else sum(np.dtype(SCALARS[kind]).itemsize for _, kind in fields)
+    if count * max(least, 1) > len(body) + 1:
+        raise SceneError(f"{path} is damaged: its header promises {count} points with x, y, z, more than it can hold")
+    return PlyHeader(form, count, fields, body)
 
 
 def read_points(path: Path) -> tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray, "n 3"] | None]:
