@@ -52,12 +52,10 @@ def print_table(data: dict[str, Any]) -> None:
             data["same_pictures"]["equal_jpeg_bytes"],
             f"{data['same_pictures']['equal_jpeg_psnr']:.2f}",
         ),
-        ("scene.lmvic, with cameras and depth", split["total"] - split["points"], f"{data['psnr']:.2f}"),
+        ("scene.lmvic, with cameras and depth", split["total"], f"{data['psnr']:.2f}"),
     ]
     for name, size, quality in rows:
         table.add_row(name, size_text(size), f"{size * 8 / data['pixels']:.3f}", quality)
     if split["points"]:
-        table.add_row(
-            "sparse points in it, on top", size_text(split["points"]), f"{split['points'] * 8 / data['pixels']:.3f}", ""
-        )
+        table.add_row("of it sparse points", size_text(split["points"]), f"{split['points'] * 8 / data['pixels']:.3f}", "")
     plain_console().print(table)

@@ -52,7 +52,7 @@ def encode(config: EncodeConfig) -> int:
         encoded = encode_scene(scene, config.file, config, codec)
         seconds = time.perf_counter() - started
         files = dataset_files(config.dataset)
-        finish(encoded, scene, codec, config, report=config.report, files=files, seconds=seconds)
+        outcome.status = finish(encoded, scene, codec, config, report=config.report, files=files, seconds=seconds)
     return outcome.status
 
 

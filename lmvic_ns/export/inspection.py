@@ -80,6 +80,7 @@ def print_info(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
             ("other sections", split.sections),
             ("cameras, tree, container", split.container),
             ("file", split.total),
+            ("file without the points", split.total - split.points if split.points else 0),
         ):
             if value:
                 rates.add_row(name, f"{value:,}", f"{value / split.total:.1%}", f"{value * 8 / pixels:.4f}")

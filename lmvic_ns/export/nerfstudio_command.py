@@ -56,5 +56,7 @@ def export(config: ExportConfig) -> int:
             started = time.perf_counter()
             encoded = encode_scene(scene, file, config, codec)
             seconds = time.perf_counter() - started
-            finish(encoded, scene, codec, config, report=config.output_dir, files=captured.files, seconds=seconds)
+            outcome.status = finish(
+                encoded, scene, codec, config, report=config.output_dir, files=captured.files, seconds=seconds
+            )
     return outcome.status
