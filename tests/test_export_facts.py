@@ -22,7 +22,6 @@ from lmvic_ns.export.search import begun_level, hold_target
 from lmvic_ns.geometry.ordering import independent_views
 from lmvic_ns.scene import MultiViewScene
 
-
 FAST = CodingOptions(effort="fast")
 
 
