@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -224,7 +225,7 @@ def test_vvenc_gets_even_sizes_and_gives_back_odd_ones(tmp_path, monkeypatch):
     from lmvic_ns.evaluation import video
 
     pictures = [np.random.default_rng(i).integers(0, 256, (33, 47, 3)).astype(np.uint8) for i in range(2)]
-    images = type("Images", (), {"kind": "scene", "one_size": True, "pictures": pictures, "name": "odd"})()
+    images: Any = type("Images", (), {"kind": "scene", "one_size": True, "pictures": pictures, "name": "odd"})()
     sizes: list[str] = []
 
     def vvencapp(command, **_):

@@ -106,6 +106,7 @@ def test_no_number_is_no_agreement(part, room, weights, tmp_path, monkeypatch):
             if view.index == 1 and part == "picture":
                 view.image[0, 3, 4] = float("nan")
             if view.index == 1 and part == "depth":
+                assert view.inverse_depth is not None
                 view.inverse_depth[0, 0] = float("inf")
             yield view
 
