@@ -23,7 +23,7 @@ from lmvic_ns.geometry.undistortion import (
     undistorted_pinhole,
     undistortion_map,
 )
-from lmvic_ns.pictures import is_rotated, open_picture
+from lmvic_ns.picture_files import is_rotated, open_picture
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.transforms import check_exists, check_size, load_transforms, transforms_file
 

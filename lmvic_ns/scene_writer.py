@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from lmvic_ns.errors import SceneError
-from lmvic_ns.pictures import check_format_holds
+from lmvic_ns.picture_files import check_format_holds
 from lmvic_ns.scene import MultiViewScene
 
 _LARGEST_16_BIT = 65535

@@ -22,7 +22,7 @@ from lmvic_ns.errors import LmvicError, SceneError
 from lmvic_ns.evaluation.image_set import load_image_set
 from lmvic_ns.export.encoding import check_view_sizes
 from lmvic_ns.export.trained import load_trained
-from lmvic_ns.pictures import open_picture
+from lmvic_ns.picture_files import open_picture
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.splat.dataparser import check_capture
 from lmvic_ns.splat.ply import read_points

@@ -192,7 +192,7 @@ class Reader:
             raise BitstreamError(f"{self.path.name}: section {tag}: damaged: expected CRC-32C {crc:08x}, found {found:08x}")
         return data[SECTION_HEAD_BYTES:]
 
-    def section_size(self, tag: str) -> int:
+    def section_bytes(self, tag: str) -> int:
         """Bytes of an optional section's content, damaged or not; 0 if the file has none of this tag."""
         block = self._sections.get(tag)
         return 0 if block is None else block.size - SECTION_HEAD_BYTES

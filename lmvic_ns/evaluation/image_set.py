@@ -91,7 +91,7 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     Raises:
         SceneError: Not a readable picture.
     """
-    from lmvic_ns.pictures import open_picture
+    from lmvic_ns.picture_files import open_picture
 
     with open_picture(path) as image:
         return np.asarray(image.convert("RGB"))

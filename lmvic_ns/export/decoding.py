@@ -14,7 +14,7 @@ from lmvic_ns.export.dataset import DatasetFormat, DatasetWriter, check_folder
 from lmvic_ns.export.encoding import pick_device
 from lmvic_ns.export.points import TAG, unpack_points
 from lmvic_ns.export.terminal import progress
-from lmvic_ns.pictures import check_format_holds
+from lmvic_ns.picture_files import check_format_holds
 
 
 @dataclass(frozen=True)

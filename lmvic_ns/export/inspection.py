@@ -36,7 +36,7 @@ def byte_split(reader: Reader) -> ByteSplit:
     """Counts the bytes of an open file."""
     sizes = [size for size in reader.sizes() if size is not None]
     image, depth = sum(size.image for size in sizes), sum(size.depth for size in sizes)
-    sections = {tag: reader.section_size(tag) for tag in reader.sections()}
+    sections = {tag: reader.section_bytes(tag) for tag in reader.sections()}
     points = sections.pop("PNTS", 0)
     other = sum(sections.values())
     return ByteSplit(image, depth, points, other, reader.file_size - image - depth - points - other, reader.file_size)

@@ -22,7 +22,7 @@ from lmvic_ns.export.encoding import EncodedFile, psnr_8bit
 from lmvic_ns.export.inspection import byte_split
 from lmvic_ns.export.report_pictures import ViewPictures, data_url, eight_bit, tree_svg, view_pictures
 from lmvic_ns.export.terminal import size_text, writing
-from lmvic_ns.pictures import LONGEST_SIDE
+from lmvic_ns.picture_files import LONGEST_SIDE
 from lmvic_ns.scene import MultiViewScene
 
 SHOWN_VIEWS = 3

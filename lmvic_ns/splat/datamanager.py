@@ -16,7 +16,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from PIL import Image
 
 from lmvic_ns.errors import SceneError
-from lmvic_ns.pictures import open_picture
+from lmvic_ns.picture_files import open_picture
 from lmvic_ns.splat.dataparser import NerfstudioWithoutOpen3d
 
 LARGE_ON_CPU = 1600

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from lmvic_ns.errors import SceneError
-from lmvic_ns.pictures import is_rotated, open_picture
+from lmvic_ns.picture_files import is_rotated, open_picture
 from lmvic_ns.scene_reader import read_number
 from lmvic_ns.splat.ply import read_points
 from lmvic_ns.transforms import check_exists, check_size, load_transforms, transforms_file
