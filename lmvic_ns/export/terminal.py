@@ -34,7 +34,11 @@ def plain_console(*, stderr: bool = False) -> Console:
     """The one way to print tables: names of views, files and folders are shown as they are, never taken for markup."""
     from rich.console import Console
 
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    class PlainConsole(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # rich would end the program with a status of its own; `endings` has one for all
+
+    return PlainConsole(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 def plain_column(template: str) -> TextColumn:
