@@ -147,7 +147,7 @@ def _practical_targets(model: Any) -> list[tuple[Any, str, str]]:
         (module, "read_depth", "depth"),
         (module, "WarpCosts", "depth"),
         (depth_search.QuadtreeEncoder, "__call__", "depth"),
-        (view_encoder, "refine_inverse_depth", "depth"),
+        *((view_encoder, name, "depth") for name in ("refine_inverse_depth",) if hasattr(view_encoder, name)),
         *((model.image, name, "image networks") for name in ("analysis", "priors", "synthesis")),
         *((model.image.entropy, name, "image networks") for name in ("compress", "code")),
     ]
