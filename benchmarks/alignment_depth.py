@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 import tyro
-from nerfstudio.utils.eval_utils import eval_setup
 
+from lmvic_ns.export.trained import load_trained
 from lmvic_ns.geometry.disparity import disparity_and_mask
 from lmvic_ns.geometry.warp import warp
 from lmvic_ns.scene import MultiViewScene
@@ -41,7 +41,7 @@ def psnr(a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | None = None) -> 
 
 
 def main(options: Options) -> None:
-    _, pipeline, _, _ = eval_setup(options.load_config, test_mode="test")
+    _, pipeline = load_trained(options.load_config)
     median = captured_scene(pipeline)
     expected = captured_scene(pipeline, depth="depth")
     maps = {name: [s.inverse_depth(i) for i in range(len(s))] for name, s in [("median", median), ("expected", expected)]}

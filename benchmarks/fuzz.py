@@ -8,7 +8,12 @@ In all cases: no other exception, no crash, no hang over 10 s, memory at most tw
 process, so a crash is counted and not suffered.
 
 Without `--codec` the files are synthetic, with the structure of real ones (two-step entropy-coded parts, references);
-with `--codec FILE...` they are real and the codec decodes them.
+with `--codec FILE...` they are real and the codec decodes them; `--codec made` makes small ones with each of the weights:
+
+    python benchmarks/fuzz.py --cases 100000 --codec made --weights tiny base --memory 1024
+
+(some ten cases a second on one core). `--memory MB` is what the process may take beyond its normal decodes; without it
+only Python's and numpy's memory is watched, and torch's is not.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +39,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from fuzz_mutations import MUTATIONS, FileParts, Mutated
+from fuzz_real import RealCodec, limit_memory, write_real_files
 
 from lmvic_ns.bitstream import rans
 from lmvic_ns.bitstream.header import FileHeader
@@ -153,29 +159,6 @@ class SyntheticCodec:
         return decoded, reasons
 
 
-class RealCodec:
-    """The codec of this package, with the weights that the file needs."""
-
-    def __init__(self, weights: str) -> None:
-        import torch
-
-        from lmvic_ns.codec import load_codec
-
-        torch.set_num_threads(1)
-        self.codec = load_codec(weights)
-
-    def __call__(self, path: Path, max_pixels: int) -> tuple[Decoded, dict[int, str]]:
-        reasons: dict[int, str] = {}
-        with Reader(path, max_pixels=max_pixels) as reader:
-            decoded = {}
-            for view in self.codec.decode(reader, problems=reasons):
-                digest = hashlib.sha256(view.image.numpy().tobytes())
-                if view.inverse_depth is not None:
-                    digest.update(view.inverse_depth.numpy().tobytes())
-                decoded[view.index] = digest.hexdigest()
-        return decoded, reasons
-
-
 # --- one case --------------------------------------------------------------------------------------------------------
 
 
@@ -277,7 +260,8 @@ class Job:
     files: list[Path]
     cases: int
     seed: int
-    weights: str | None
+    weights: Sequence[str] | None
+    memory: int | None = None  # megabytes beyond what normal decodes take
     first: int = 0
     names: list[str] = field(default_factory=list)
 
@@ -301,6 +285,8 @@ def child(job: Job, pipe: Any) -> None:
     for parts, _, _ in prepared:
         parts.others = [other.data for other, _, _ in prepared if other is not parts]
     pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    if job.memory is not None:
+        limit_memory(job.memory)
     with tempfile.TemporaryDirectory() as folder:
         for number in range(job.first, job.cases):
             parts, normal, peak = prepared[number // len(MUTATIONS) % len(prepared)]
@@ -362,18 +348,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--codec", type=Path, nargs="+", metavar="FILE", help="real files, decoded by the codec")
-    parser.add_argument("--weights", default="tiny", help="name or path of the codec's weights")
+    parser.add_argument(
+        "--codec", type=Path, nargs="+", metavar="FILE", help="real files, decoded by the codec; `made`: made here"
+    )
+    parser.add_argument("--weights", nargs="+", default=["tiny"], help="names or paths of the codec's weights")
+    parser.add_argument("--memory", type=int, metavar="MB", help="most that a process may take beyond its normal decodes")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
     parser.add_argument("--json", type=Path, help="write all failures and the counts here")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         files = arguments.codec or []
-        if not files:
+        if files == [Path("made")]:
+            files = write_real_files(Path(folder), arguments.weights)
+        elif not files:
             for i, (views, width, height) in enumerate([(6, 160, 120), (2, 48, 40), (12, 96, 64), (3, 640, 480)]):
                 files.append(Path(folder) / f"synthetic_{i}.lmvic")
                 SyntheticCodec().write(files[-1], views, width, height, seed=i)
-        job = Job(files, arguments.cases, arguments.seed, arguments.weights if arguments.codec else None)
+        job = Job(files, arguments.cases, arguments.seed, arguments.weights if arguments.codec else None, arguments.memory)
         begin = time.perf_counter()
 
         def progress(number: int) -> None:

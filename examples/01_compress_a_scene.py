@@ -16,9 +16,8 @@ from lmvic_ns.scene import MultiViewScene
 
 def show(view: EncodedView) -> None:
     reference = "by itself" if view.parent < 0 else f"from view {view.parent}"
-    print(
-        f"view {view.index} {reference}: {view.image_bytes} bytes of picture, {view.depth_bytes} of depth, {view.psnr:.1f} dB"
-    )
+    quality = "taken over" if view.psnr is None else f"{view.psnr:.1f} dB"  # None only where an interrupted encode goes on
+    print(f"view {view.index} {reference}: {view.image_bytes} bytes of picture, {view.depth_bytes} of depth, {quality}")
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, is_dataclass
 from typing import Any, get_type_hints
 
 from lmvic_ns import __version__
-from lmvic_ns.errors import LmvicError
+from lmvic_ns.endings import run_cleanly
 
 
 @dataclass(frozen=True)
@@ -116,16 +116,8 @@ def _complain(args: Sequence[str], commands: Mapping[str, Command]) -> int:
 
 
 def entrypoint() -> None:
-    """The console script: a person's mistake is one line on stderr (exit 2), Ctrl-C is exit 130."""
-    try:
-        status = run(sys.argv[1:])
-    except LmvicError as error:
-        print("lmvic: " + " ".join(str(error).split()), file=sys.stderr)
-        status = 2
-    except KeyboardInterrupt:
-        print("lmvic: interrupted", file=sys.stderr)
-        status = 130
-    sys.exit(status)
+    """The console script: a person's mistake is one line on stderr (exit 2), Ctrl-C is exit 130 (see `endings`)."""
+    sys.exit(run_cleanly("lmvic", lambda: run(sys.argv[1:])))
 
 
 if __name__ == "__main__":

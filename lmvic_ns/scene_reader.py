@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from lmvic_ns.errors import SceneError
+from lmvic_ns.errors import LmvicError, SceneError
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.geometry.undistortion import (
     LensDistortion,
@@ -24,7 +23,9 @@ from lmvic_ns.geometry.undistortion import (
     undistorted_pinhole,
     undistortion_map,
 )
+from lmvic_ns.picture_files import is_rotated, open_picture
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.transforms import check_exists, check_size, load_transforms, transforms_file
 
 NERFSTUDIO_DEPTH_UNIT = 1e-3
 """nerfstudio's default depth_unit_scale_factor: depth files count thousandths of a scene unit."""
@@ -58,12 +59,8 @@ class Frame:
 
 def read_dataset(path: Path, depth_unit_scale_factor: float | None) -> MultiViewScene:
     """See `MultiViewScene.from_dataset`."""
-    file = path if path.suffix == ".json" else path / "transforms.json"
-    meta = _load_json(file)
-    records = meta.get("frames")
-    if not isinstance(records, list) or not records or not all(isinstance(r, dict) for r in records):
-        raise SceneError(f"{file}: no frames; a nerfstudio dataset lists its views under 'frames'")
-    records = sorted(records, key=lambda r: str(r.get("file_path")))  # nerfstudio's order: sorted by file path
+    file, meta = transforms_file(path), load_transforms(path)
+    records = sorted(meta["frames"], key=lambda r: str(r.get("file_path")))  # nerfstudio's order: sorted by file path
     names = _names(file, records)
     frames = [_frame(file, meta, record, name) for record, name in zip(records, names, strict=True)]
     with_depth = [f for f in frames if f.depth_path is not None]
@@ -73,7 +70,7 @@ def read_dataset(path: Path, depth_unit_scale_factor: float | None) -> MultiView
         )
     unit = depth_unit_scale_factor
     if unit is None:
-        unit = _number(file, "scene", meta, "depth_unit_scale_factor", NERFSTUDIO_DEPTH_UNIT)
+        unit = read_number(file, "scene", meta, "depth_unit_scale_factor", NERFSTUDIO_DEPTH_UNIT)
     if not (unit > 0 and np.isfinite(unit)):
         raise SceneError(f"{file}: depth_unit_scale_factor must be positive and finite, not {unit}")
     points = file.parent / str(meta["ply_file_path"]) if "ply_file_path" in meta else None
@@ -91,12 +88,9 @@ def load_image(frame: Frame) -> Float[Tensor, "3 h w"]:
     """The photograph as a pinhole view, 0..1 in steps of 1/255 (also after undistortion: it is the original to compare
     with).
     """
-    try:
-        with Image.open(frame.image_path) as picture:
-            _check_picture(frame.image_path, picture)
-            pixels = np.array(_opaque_rgb(frame.image_path, picture))
-    except (OSError, UnidentifiedImageError) as error:
-        raise SceneError(f"{frame.image_path}: cannot be read as an image ({error})") from error
+    with open_picture(frame.image_path) as picture:
+        _check_picture(frame.image_path, picture)
+        pixels = np.array(_opaque_rgb(frame.image_path, picture))
     image = torch.from_numpy(pixels).permute(2, 0, 1).float()
     if frame.displacement is not None:
         image = undistort_image(image, frame.displacement).round()
@@ -119,24 +113,10 @@ def load_inverse_depth(frame: Frame, unit: float) -> Float[Tensor, "h w"]:
     return torch.nan_to_num(inverse, nan=0.0, posinf=0.0)
 
 
-def _load_json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise SceneError(f"{file}: not found; give a nerfstudio dataset folder (ns-process-data makes one)")
-    try:
-        meta = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise SceneError(f"{file}: is not valid JSON ({error})") from error
-    if not isinstance(meta, dict):
-        raise SceneError(f"{file}: is not a nerfstudio transforms.json (a JSON object with 'frames')")
-    return meta
-
-
 def _names(file: Path, records: list[dict[str, Any]]) -> list[str]:
     """File stems; where those collide, all of the path with '_' between its parts."""
     paths = []
     for record in records:
-        if not isinstance(record.get("file_path"), str) or not record["file_path"]:
-            raise SceneError(f"{file}: a frame has no file_path")
         paths.append(Path(record["file_path"]))
     for earlier, later in pairwise(paths):
         if earlier == later:
@@ -149,19 +129,15 @@ def _names(file: Path, records: list[dict[str, Any]]) -> list[str]:
 
 def _frame(file: Path, meta: dict[str, Any], record: dict[str, Any], name: str) -> Frame:
     image_path = file.parent / record["file_path"]
-    if not image_path.is_file():
-        raise SceneError(f"{image_path}: image not found; {file.name} lists it as {record['file_path']!r}")
-    try:
-        with Image.open(image_path) as picture:
-            width, height = picture.size
-            _check_picture(image_path, picture)
-    except (OSError, UnidentifiedImageError) as error:
-        raise SceneError(f"{image_path}: cannot be read as an image ({error})") from error
+    check_exists(file, record["file_path"])
+    with open_picture(image_path, pixels=False) as picture:
+        width, height = picture.size
+        rotated = is_rotated(picture)
+        _check_picture(image_path, picture)
     depth_path = None
     if record.get("depth_file_path"):
         depth_path = file.parent / str(record["depth_file_path"])
-        if not depth_path.is_file():
-            raise SceneError(f"{depth_path}: depth file not found; {file.name} lists it for {record['file_path']!r}")
+        check_exists(file, str(record["depth_file_path"]), "depth file")
 
     settings = {**record, **{k: v for k, v in meta.items() if k != "frames"}}  # the scene's keys win, as in nerfstudio
     model = str(settings.get("camera_model", "PINHOLE"))
@@ -170,11 +146,10 @@ def _frame(file: Path, meta: dict[str, Any], record: dict[str, Any], name: str) 
         raise SceneError(f"{file}: camera model {shown} of {name!r} is not supported; undistort to PINHOLE or OPENCV first")
 
     def number(key: str, default: float | None = None) -> float:
-        return _number(file, name, settings, key, default)
+        return read_number(file, name, settings, key, default)
 
     declared = number("h", height), number("w", width)
-    if declared != (height, width):
-        raise SceneError(f"{image_path}: is {width} x {height} pixels, but {file.name} says {declared[1]:g} x {declared[0]:g}")
+    check_size(file, image_path, (width, height), (declared[1], declared[0]), rotated)
     camera = PinholeModel(number("fl_x"), number("fl_y", number("fl_x")), number("cx", width / 2), number("cy", height / 2))
     if not (camera.fx > 0 and camera.fy > 0):
         raise SceneError(f"{file}: focal lengths of {name!r} must be positive, not {camera.fx}, {camera.fy}")
@@ -183,15 +158,20 @@ def _frame(file: Path, meta: dict[str, Any], record: dict[str, Any], name: str) 
         pinhole = undistorted_pinhole(camera, lens, height, width)
     except ValueError as error:
         raise SceneError(f"{file}: {name!r} cannot be undistorted: {error}") from error
-    pose = _pose(file, name, record.get("transform_matrix"))
+    pose = read_pose(file, name, record.get("transform_matrix"))
     return Frame(name, image_path, depth_path, camera, lens, pinhole, height, width, pose)
 
 
-def _number(file: Path, name: str, settings: dict[str, Any], key: str, default: float | None) -> float:
+def read_number(file: Path, name: str, settings: dict[str, Any], key: str, default: float | None = None) -> float:
+    """A finite number among a frame's settings.
+
+    Raises:
+        SceneError: missing without a default, or something else.
+    """
     value = settings.get(key, default)
     if value is None:
         raise SceneError(f"{file}: {key} is missing for {name!r}")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
         raise SceneError(f"{file}: {key} of {name!r} must be a finite number, not {value!r}")
     return float(value)
 
@@ -203,16 +183,21 @@ def _lens(file: Path, name: str, settings: dict[str, Any]) -> LensDistortion:
         if not isinstance(values, list) or len(values) != len(keys):
             raise SceneError(f"{file}: distortion_params of {name!r} must be the six numbers {', '.join(keys)}")
         settings = dict(zip(keys, values, strict=True))
-    k1, k2, k3, k4, p1, p2 = (_number(file, name, settings, key, 0.0) for key in keys)
+    k1, k2, k3, k4, p1, p2 = (read_number(file, name, settings, key, 0.0) for key in keys)
     if k4 != 0:
         raise SceneError(f"{file}: distortion coefficient k4 of {name!r} is not supported (nor by nerfstudio); undistort first")
     return LensDistortion(k1, k2, k3, p1, p2)
 
 
-def _pose(file: Path, name: str, matrix: Any) -> np.ndarray:
+def read_pose(file: Path, name: str, matrix: Any) -> np.ndarray:
+    """A camera-to-world matrix [4, 4] whose rotation is one.
+
+    Raises:
+        SceneError: missing, of another shape, not finite, or no rigid motion.
+    """
     try:
         pose = np.array(matrix, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pose = np.empty(0)
     if pose.shape not in ((4, 4), (3, 4)):
         raise SceneError(f"{file}: transform_matrix of {name!r} is missing or not a 4 x 4 matrix")
@@ -259,27 +244,33 @@ def _opaque_rgb(path: Path, picture: Image.Image) -> Image.Image:
 
 
 def _read_depth(path: Path) -> np.ndarray:
-    try:
-        if path.suffix == ".npy":
-            depth = np.load(path, allow_pickle=False)
-        elif path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                keys = archive.files
-                if "depth" not in keys and len(keys) != 1:
-                    raise SceneError(f"{path}: holds {len(keys)} arrays; name the depth 'depth'")
-                depth = archive["depth" if "depth" in keys else keys[0]]
-        else:
-            with Image.open(path) as picture:
-                if picture.mode not in ("I", "I;16", "I;16B", "I;16L", "F", "L"):
-                    raise SceneError(f"{path}: is a colour picture; depth must be one channel of 16 bits, or a .npy file")
-                depth = np.array(picture)
-    except (OSError, ValueError, UnidentifiedImageError) as error:
-        raise SceneError(f"{path}: cannot be read as depth ({error})") from error
+    if path.suffix in (".npy", ".npz"):
+        try:
+            depth = _load_arrays(path)
+        except LmvicError:
+            raise
+        except Exception as error:  # numpy and zipfile raise EOFError, BadZipFile, zlib.error, ... for damage
+            raise SceneError(f"{path}: cannot be read as depth ({error})") from error
+    else:
+        with open_picture(path) as picture:
+            if picture.mode not in ("I", "I;16", "I;16B", "I;16L", "F", "L"):
+                raise SceneError(f"{path}: is a colour picture; depth must be one channel of 16 bits, or a .npy file")
+            depth = np.array(picture)
     if depth.ndim == 3 and 1 in (depth.shape[0], depth.shape[2]):
         depth = depth.squeeze(0 if depth.shape[0] == 1 else 2)
     if depth.ndim != 2 or not np.issubdtype(depth.dtype, np.number) or np.iscomplexobj(depth):
         raise SceneError(f"{path}: depth must be one number for each pixel, not {depth.dtype} {depth.shape}")
     return depth
+
+
+def _load_arrays(path: Path) -> np.ndarray:
+    if path.suffix == ".npy":
+        return np.load(path, allow_pickle=False)
+    with np.load(path, allow_pickle=False) as archive:
+        keys = archive.files
+        if "depth" not in keys and len(keys) != 1:
+            raise SceneError(f"{path}: holds {len(keys)} arrays; name the depth 'depth'")
+        return archive["depth" if "depth" in keys else keys[0]]
 
 
 def _nearest_at_size(path: Path, depth: Tensor, height: int, width: int) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from lmvic_ns.errors import SceneError
+from lmvic_ns.picture_files import check_format_holds
 from lmvic_ns.scene import MultiViewScene
 
 _LARGEST_16_BIT = 65535
@@ -28,6 +29,8 @@ def write_dataset(
     overwrite: bool,
 ) -> Path:
     """See `MultiViewScene.write_dataset`."""
+    from lmvic_ns.export.terminal import writing
+
     if image_format not in ("png", "jpg"):
         raise SceneError(f"image format {image_format!r} is unknown; use png or jpg")
     if depth_format not in ("npy", "png", None):
@@ -36,13 +39,16 @@ def write_dataset(
         raise SceneError(f"depth_unit_scale_factor must be positive and finite, not {depth_unit_scale_factor}")
     if bool((scene.cameras.intrinsics[:, 0, 1] != 0).any()):
         raise SceneError("views with skew cannot be written: nerfstudio's cameras have none")
+    for index, name in enumerate(scene.names):
+        check_format_holds(image_format, int(scene.cameras.width[index]), int(scene.cameras.height[index]), name)
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not overwrite)):
         raise SceneError(f"{folder}: already exists; choose another folder or allow overwriting")
     folder.parent.mkdir(parents=True, exist_ok=True)
     # built next to its place under a name that says so, then renamed: an interruption leaves nothing that looks whole
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
     try:
-        _fill(scene, partial, image_format, depth_format if scene.has_depth else None, depth_unit_scale_factor)
+        with writing(folder):
+            _fill(scene, partial, image_format, depth_format if scene.has_depth else None, depth_unit_scale_factor)
         partial.chmod(0o755)
         if folder.exists():
             old = partial.with_name(partial.name + ".old")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import fuzz
 from fuzz_mutations import MUTATIONS, FileParts, Mutated
+from fuzz_real import write_real_files
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +53,23 @@ def test_what_must_decode_follows_the_tree(files: list[Path]) -> None:
     broken = parts.data.replace(parts.units[1], parts.units[1][:-1] + b"?")
     assert fuzz.undamaged(parts, broken) == {view for view in range(6) if view != 1 and 1 not in parts.header.ancestors(view)}
     assert fuzz.undamaged(parts, b"?" + parts.data) == set()
+
+
+@pytest.mark.slow
+def test_files_of_the_real_weights_end_well_too(tmp_path: Path) -> None:
+    made = write_real_files(tmp_path, ["tiny"])
+    results, _ = fuzz.run_all(fuzz.Job(made, 2 * len(MUTATIONS), seed=3, weights=["tiny"], memory=1024))
+    assert len(results) == 2 * len(MUTATIONS)
+    assert [r for r in results if r.outcome == "failure"] == []
+
+
+def test_memory_beyond_the_limit_is_refused() -> None:
+    """In a process of its own: a limit cannot be taken back."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import torch, fuzz_real; fuzz_real.limit_memory(256)\n"
+        "torch.zeros(1 << 24)\n"
+        "try:\n    torch.zeros(1 << 30)\n"
+        "except (MemoryError, RuntimeError):\n    print('refused')"
+    )
+    folder = str(Path(fuzz.__file__).parent)
+    assert subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True).stdout == "refused\n"

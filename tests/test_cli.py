@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from lmvic_ns import cli
+from lmvic_ns.endings import run_cleanly
 from lmvic_ns.errors import SceneError
 
 
@@ -97,3 +100,64 @@ def test_help_is_light():
     """`lmvic --help` must not wait for torch."""
     code = "import sys; from lmvic_ns import cli; cli.run(['--help']); sys.exit(int('torch' in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+# --- how a program ends ------------------------------------------------------------------------------------------------
+
+
+PRINT = "import sys; from lmvic_ns.endings import run_cleanly; sys.exit(run_cleanly('lmvic', lambda: {}))"
+
+
+def ended(body: str, environment: dict[str, str] | None = None, tail: str = "") -> subprocess.CompletedProcess[str]:
+    """A program of ours in a shell; `tail` says where its output goes."""
+    command = f'"{sys.executable}" -c "{PRINT.format(body)}" {tail}'
+    variables = {**os.environ, **(environment or {})}
+    return subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, env=variables)
+
+
+def test_closed_pipe_ends_quietly():
+    lines = "[print('line', i) for i in range(100000)] and 0"
+    done = ended(lines, tail="| head -1")
+    assert done.stdout == "line 0\n" and done.stderr == "" and done.returncode == 141
+    console = "__import__('lmvic_ns.export.terminal').export.terminal.plain_console()"
+    done = ended(f"[{console}.print('line') for i in range(30000)] and 0", tail="| head -c 1")
+    assert done.stderr == "" and done.returncode == 141
+    # a little text stays in the buffer until the very end
+    assert ended("print(1) or 0", tail="| true").stderr == ""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("flush", [True, False])
+def test_full_stdout_is_said_in_a_line(flush):
+    done = ended(f"print(1, flush={flush}) or 0", tail="> /dev/full")
+    assert done.returncode == 2
+    assert done.stderr.startswith("lmvic: standard output") and done.stderr.endswith("No space left on device\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_stdout_that_is_not_utf8_gets_escapes():
+    done = ended("print('caf\\xe9 \\u4e2d', chr(0xdc80)) or 0", {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and done.stdout == "caf\\xe9 \\u4e2d \\udc80\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/x/y"), "lmvic: /x/y: the disk is full; make room or"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), "lmvic: /x/y: Permission denied"),
+        (MemoryError(), "lmvic: not enough memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "lmvic: not enough memory"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line(error, line, capsys):
+    def call() -> int:
+        raise error
+
+    assert run_cleanly("lmvic", call) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(line) and said.count("\n") == 1
+
+
+def test_bugs_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run_cleanly("lmvic", lambda: 1 // 0)

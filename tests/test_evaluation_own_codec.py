@@ -173,3 +173,46 @@ def test_ablation_command_compares_variants_with_the_whole(
     assert set(rows) == {"tree", "no cross-view information"}
     assert abs(float(rows["tree"])) < 1e-6
     assert abs(float(rows["no cross-view information"])) > 0.01
+
+
+def test_exact_layers_are_counted_like_their_float_twins():
+    from lmvic_ns.codec.complexity import count_macs
+    from lmvic_ns.codec.fixed_point import FixedPointConv2d, to_fixed
+
+    layer, x = FixedPointConv2d(6, 4), torch.rand(1, 6, 5, 7)
+    with torch.no_grad(), count_macs(layer) as count:
+        layer.exact(to_fixed(x))
+    assert count.total == 6 * 4 * 5 * 7
+    with torch.no_grad(), count_macs(layer) as count:
+        layer(x)
+        layer.exact(to_fixed(x))
+    assert count.total == 2 * 6 * 4 * 5 * 7 and "exact" not in vars(layer)
+
+
+def test_decoding_takes_operations_in_exact_layers(weights: str):
+    from lmvic_ns.codec.complexity import count_macs
+    from lmvic_ns.codec.fixed_point import FixedPointConv2d
+
+    codec, scene = load_codec(weights), plane_scene(1, 64, 64)
+    with torch.no_grad(), count_macs(codec.model) as count:
+        codec.model.compress(scene.image(0)[None], None, scene.cameras[0], None, 30)
+    assert sum(value for part, value in count.of.items() if isinstance(part, FixedPointConv2d)) > 0
+
+
+def test_no_stage_hides_in_other(weights: str, tmp_path: Path):
+    from dataclasses import replace
+
+    from lmvic_ns.codec.effort import Effort
+    from lmvic_ns.codec.latent_refinement import LatentRefinement
+    from lmvic_ns.codec.multiview import EncodeOptions
+
+    codec, scene, clock = load_codec(weights), plane_scene(2, HEIGHT, WIDTH), speed.StageClock()
+    effort = replace(Effort.named("fast"), latent=LatentRefinement(steps=2))
+    targets = speed.stage_targets(codec.model)
+    with clock.timed(targets), clock.stage("other"):
+        codec.encode(scene, tmp_path / "x.lmvic", options=EncodeOptions(quality=30, effort=effort))
+    assert all(clock.seconds[stage] > 0 for stage in speed.STAGES), clock.seconds
+    clock = speed.StageClock()
+    with clock.timed(targets), clock.stage("other"):
+        list(codec.decode(tmp_path / "x.lmvic"))
+    assert all(clock.seconds[stage] > 0 for stage in speed.STAGES if stage != "latent fitting"), clock.seconds

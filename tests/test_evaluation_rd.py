@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -218,3 +219,25 @@ def test_x265_on_fountain_agrees_with_running_it_by_hand(data_root: Path):
         views, _, _ = measure(images, make_codec(name), range(len(images)), qp)
         assert 8 * sum(v.bytes for v in views) / images.pixels == pytest.approx(bpp, abs=0.0015)
         assert np.mean([v.psnr for v in views]) == pytest.approx(decibel, abs=0.02)
+
+
+def test_vvenc_gets_even_sizes_and_gives_back_odd_ones(tmp_path, monkeypatch):
+    from lmvic_ns.evaluation import video
+
+    pictures = [np.random.default_rng(i).integers(0, 256, (33, 47, 3)).astype(np.uint8) for i in range(2)]
+    images: Any = type("Images", (), {"kind": "scene", "one_size": True, "pictures": pictures, "name": "odd"})()
+    sizes: list[str] = []
+
+    def vvencapp(command, **_):
+        sizes.append(command[command.index("-s") + 1])
+        assert Path(command[command.index("-i") + 1]).stat().st_size == 2 * 34 * 48 * 3  # 4:2:0 of two bytes a sample
+        Path(command[-1]).write_bytes(bytes(11))
+
+    monkeypatch.setattr(video.VVenC, "_program", lambda self: "vvencapp")
+    monkeypatch.setattr(video.subprocess, "run", vvencapp)
+    monkeypatch.setattr(video, "decode_frames", lambda path: [video.padded_to_even(pictures[i]) for i in (1, 0)])
+    codec = video.VVenC()
+    encoded = codec.encode(images, [1, 0], 32, tmp_path)
+    assert sizes == ["48x34"] and encoded.view_bytes == (6, 5)
+    for found, picture in zip(codec.decode(encoded, [1, 0]), pictures, strict=True):
+        np.testing.assert_array_equal(found, picture)

@@ -191,9 +191,8 @@ def test_missing_picture_is_one_line(scene: Path, tmp_path: Path):
         frame["file_path"] = str(scene / frame["file_path"])
         frame["depth_file_path"] = str(scene / frame["depth_file_path"])
     (tmp_path / "transforms.json").write_text(json.dumps(meta))
-    manager = small_config(tmp_path, tmp_path).pipeline.datamanager.setup(device="cpu", test_mode="val")
-    with pytest.raises(SceneError, match=r"gone\.png"):
-        _ = manager.cached_train
+    with pytest.raises(SceneError, match=r"gone\.png"):  # before anything is trained or cached
+        small_config(tmp_path, tmp_path).pipeline.datamanager.setup(device="cpu", test_mode="val")
 
 
 def test_config_file_names_importable_classes(trained):

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -225,3 +227,29 @@ def test_the_command_prints_its_address_and_ends_on_a_signal(folder: Path, sign:
     assert "Traceback" not in rest and rest.rstrip().endswith("closed")
     if what == "room.lmvic":
         assert any("Pictures need the weights" in line for line in lines)
+
+
+def test_a_scene_shows_the_tree_that_encode_takes_or_says_that_it_does_not(folder: Path, tmp_path: Path):
+    from lmvic_ns.export.encoding import build_tree
+    from lmvic_ns.export.options import CodingOptions
+    from lmvic_ns.export.sources import dataset_scene
+
+    source = SceneSource(folder / "scene")
+    taken = build_tree(dataset_scene(folder / "scene", "auto"), CodingOptions())
+    assert source.tree.parent == taken.parent and source.note == ""
+    copy = shutil.copytree(folder / "scene", tmp_path / "scene")
+    meta = json.loads((copy / "transforms.json").read_text())
+    for frame in meta["frames"]:
+        del frame["depth_file_path"]
+    (copy / "transforms.json").write_text(json.dumps(meta))
+    source = SceneSource(copy)
+    assert "--stereo" in source.note and set(source.tree.parent) == {-1}
+    source = SceneSource(copy, stereo=True)
+    taken = build_tree(dataset_scene(copy, "auto"), CodingOptions())
+    assert source.note == "" and source.tree.parent == taken.parent and set(taken.parent) != {-1}
+
+
+def test_the_page_tells_the_size_that_lies_on_the_disk(folder: Path):
+    source = FileSource(folder / "room.lmvic")
+    assert source.file_bytes == (folder / "room.lmvic").stat().st_size and source.points_bytes == 0
+    source.close()

@@ -27,7 +27,7 @@ from lmvic_ns.bitstream.layout import (
     unpack_section_head,
     unpack_unit_head,
 )
-from lmvic_ns.bitstream.limits import MAX_PIXELS
+from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
 from lmvic_ns.bitstream.scan import scan_blocks
 from lmvic_ns.errors import BitstreamError
 
@@ -63,7 +63,7 @@ class Reader:
         BitstreamError: the file cannot be read, or its header is damaged or against the format's rules.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
         self.path = Path(path)
         self.problems: list[str] = []
         self._lock = threading.Lock()
@@ -92,8 +92,9 @@ class Reader:
         self.header: FileHeader = unpack_preamble_and_header(preamble, self._read(PREAMBLE_BYTES, size))
         for number, view in enumerate(self.header.views):
             if view.width * view.height > max_pixels:
+                size, most = f"{view.width}x{view.height}", f"{max_pixels / 1e6:g} megapixels"
                 raise BitstreamError(
-                    f"header: view {number}: expected at most {max_pixels} pixels, found {view.width}x{view.height}"
+                    f"header: view {number}: expected at most {most}, found {size}: raise --max-megapixels if you trust it"
                 )
         begin = self._begin = PREAMBLE_BYTES + size
         self._found: dict[int, Block] | None = None  # units found by searching the file
@@ -190,6 +191,11 @@ class Reader:
         if found != crc:
             raise BitstreamError(f"{self.path.name}: section {tag}: damaged: expected CRC-32C {crc:08x}, found {found:08x}")
         return data[SECTION_HEAD_BYTES:]
+
+    def section_bytes(self, tag: str) -> int:
+        """Bytes of an optional section's content, damaged or not; 0 if the file has none of this tag."""
+        block = self._sections.get(tag)
+        return 0 if block is None else block.size - SECTION_HEAD_BYTES
 
     def sections(self) -> tuple[str, ...]:
         """Tags of the optional sections."""

@@ -1,7 +1,8 @@
 """Counts of parameters and multiply-accumulates (MAC) of any `nn.Module`.
 
 Counted: Conv2d, ConvTranspose2d, Linear (bias additions and activations are free) and GDN as a 1x1 convolution, which is
-how the published totals count. A module of another kind (exact-integer layers, say) has itself counted by a method
+how the published totals count. A layer with an exact-integer twin, a method `exact` that is called in place of the
+module, is counted whichever of the two runs. A module of another kind has itself counted by a method
 `macs(inputs, output) -> int`, `inputs` being the tuple of its positional arguments; its children are then left out.
 """
 
@@ -56,6 +57,7 @@ def count_macs(module: nn.Module) -> Iterator[MacCount]:
     """
     count = MacCount()
     handles = []
+    exact: list[nn.Module] = []
 
     def visit(part: nn.Module) -> None:
         rule = _rule(part)
@@ -68,6 +70,16 @@ def count_macs(module: nn.Module) -> Iterator[MacCount]:
             count.of[part] = count.of.get(part, 0) + int(rule(part, inputs, output))
 
         handles.append(part.register_forward_hook(hook))
+        plain = getattr(part, "exact", None)
+        if callable(plain) and "exact" not in vars(part):
+
+            def counted(*inputs: Any) -> Any:
+                output = plain(*inputs)
+                hook(part, inputs, output)
+                return output
+
+            object.__setattr__(part, "exact", counted)  # hooks see calls of the module alone
+            exact.append(part)
 
     visit(module)
     try:
@@ -75,6 +87,8 @@ def count_macs(module: nn.Module) -> Iterator[MacCount]:
     finally:
         for handle in handles:
             handle.remove()
+        for part in exact:
+            object.__delattr__(part, "exact")
 
 
 def macs_per_pixel(

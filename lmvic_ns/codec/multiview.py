@@ -77,7 +77,8 @@ class EncodedView:
         parent: its reference, -1 for none.
         depth_bytes: size of its depth part.
         image_bytes: size of its image part.
-        psnr: of the reconstruction in 8 bits, in dB; not a number for a view taken over from an interrupted encode.
+        psnr: of the reconstruction in 8 bits, in dB; None for a view taken over from an interrupted encode, which this one
+            did not look at.
     """
 
     index: int
@@ -85,7 +86,7 @@ class EncodedView:
     parent: int
     depth_bytes: int
     image_bytes: int
-    psnr: float
+    psnr: float | None
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,7 @@ class MultiViewCodec:
                 reference = states.get(parent)
                 if view in writer.done:
                     unit = writer.unit(view)
-                    depth_part, image_part, psnr = unit.depth, unit.image, float("nan")
+                    depth_part, image_part, psnr = unit.depth, unit.image, None
                     state = None
                     if view in has_children:
                         state = self._decode_unit(header, cameras, view, depth_part, image_part, reference)

@@ -123,9 +123,17 @@ def find_views(header: FileHeader, views: Iterable[int | str]) -> list[int]:
         if isinstance(view, str) and view in by_name:
             found.append(by_name[view])
             continue
-        if isinstance(view, str) and not view.lstrip("-").isdigit():
+        number = _number(view) if isinstance(view, str) else int(view)
+        if number is None:
             raise LmvicError(f"no view {view!r} in the file; it has {', '.join(list(by_name)[:5])}, ...")
-        if not 0 <= int(view) < len(header.views):
-            raise LmvicError(f"no view {int(view)} in the file; it has 0..{len(header.views) - 1}")
-        found.append(int(view))
+        if not 0 <= number < len(header.views):
+            raise LmvicError(f"no view {view} in the file; it has 0..{len(header.views) - 1}")
+        found.append(number)
     return found
+
+
+def _number(text: str) -> int | None:
+    """The whole number that a text is; None for any other text. (`isdigit` also takes what `int` refuses, such as ².)"""
+    if not text.removeprefix("-").isdecimal() or len(text) > 9:
+        return None
+    return int(text)

@@ -15,7 +15,7 @@ from lmvic_ns.export.encoding import encode_scene, finish
 from lmvic_ns.export.options import CodingOptions
 from lmvic_ns.export.sources import dataset_files
 from lmvic_ns.export.splat_source import cached_depth
-from lmvic_ns.export.terminal import size_text
+from lmvic_ns.export.terminal import plain_console, size_text
 from lmvic_ns.splat.captures import captured_scene
 
 
@@ -37,7 +37,6 @@ def decode_demo(file: Path, folder: Path, weights: str) -> Path:
 
 def print_table(data: dict[str, Any]) -> None:
     """The report in a few lines."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title="the room's photographs", title_justify="left")
@@ -53,12 +52,10 @@ def print_table(data: dict[str, Any]) -> None:
             data["same_pictures"]["equal_jpeg_bytes"],
             f"{data['same_pictures']['equal_jpeg_psnr']:.2f}",
         ),
-        ("scene.lmvic, with cameras and depth", split["total"] - split["points"], f"{data['psnr']:.2f}"),
+        ("scene.lmvic, with cameras and depth", split["total"], f"{data['psnr']:.2f}"),
     ]
     for name, size, quality in rows:
         table.add_row(name, size_text(size), f"{size * 8 / data['pixels']:.3f}", quality)
     if split["points"]:
-        table.add_row(
-            "sparse points in it, on top", size_text(split["points"]), f"{split['points'] * 8 / data['pixels']:.3f}", ""
-        )
-    Console().print(table)
+        table.add_row("of it sparse points", size_text(split["points"]), f"{split['points'] * 8 / data['pixels']:.3f}", "")
+    plain_console().print(table)

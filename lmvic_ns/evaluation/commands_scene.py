@@ -61,16 +61,14 @@ def trained_scene(config: Path) -> tuple[str, MultiViewScene, dict[str, MultiVie
     """Name, photographs, and the depth kinds "median" and "expected" of a trained lmvic-splat.
 
     Raises:
-        LmvicError: There is no such file.
+        SceneError: See `load_trained`.
     """
-    if not config.is_file():
-        raise LmvicError(f"{config}: not found; --load-config takes the config.yml that ns-train wrote")
-    from nerfstudio.utils.eval_utils import eval_setup
-
+    from lmvic_ns.export.trained import load_trained, loading
     from lmvic_ns.splat.captures import captured_scene
 
-    _, pipeline, _, _ = eval_setup(config, test_mode="test")
-    median, expected = captured_scene(pipeline), captured_scene(pipeline, depth="depth")
+    _, pipeline = load_trained(config)
+    with loading(config):
+        median, expected = captured_scene(pipeline), captured_scene(pipeline, depth="depth")
     depths = {
         kind: scene.with_inverse_depth([scene.inverse_depth(i) for i in range(len(scene))])
         for kind, scene in (("median", median), ("expected", expected))
@@ -81,8 +79,6 @@ def trained_scene(config: Path) -> tuple[str, MultiViewScene, dict[str, MultiVie
 
 
 def _align(name: str, scene: MultiViewScene, depths: dict[str, MultiViewScene], options: AlignmentOptions) -> None:
-    from rich.progress import track
-
     from lmvic_ns.evaluation.alignment import align_scene, consecutive_pairs, write_alignment, write_pair_picture
     from lmvic_ns.evaluation.image_set import pose_chain, to_8_bit
     from lmvic_ns.evaluation.report import command_line
@@ -104,11 +100,13 @@ def _align(name: str, scene: MultiViewScene, depths: dict[str, MultiViewScene], 
     pairs = consecutive_pairs(pose_chain(scene.cameras.world_to_camera))[: options.limit]
     results = []
     aligned = align_scene(pictures, scene.names, pairs, depths, mask_from=mask_from, missing=missing)
-    for number, pair in enumerate(track(aligned, total=len(pairs), description=f"aligning {name}")):
-        results += pair.results
-        if number < options.pictures_of:
-            first = pair.results[0]
-            write_pair_picture(pair, options.output / f"alignment-{name}-{first.reference}-{first.target}.jpg")
+    with progress(len(pairs)) as advance:
+        for number, pair in enumerate(aligned):
+            results += pair.results
+            if number < options.pictures_of:
+                first = pair.results[0]
+                write_pair_picture(pair, options.output / f"alignment-{name}-{first.reference}-{first.target}.jpg")
+            advance(f"aligning {name}")
     for written in write_alignment(results, missing, options.output, name, command_line(), mask_from):
         print(written)
 

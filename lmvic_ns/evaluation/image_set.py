@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from lmvic_ns.errors import SceneError
+from lmvic_ns.transforms import load_transforms
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,13 +91,10 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     Raises:
         SceneError: Not a readable picture.
     """
-    from PIL import Image
+    from lmvic_ns.picture_files import open_picture
 
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except OSError as error:
-        raise SceneError(f"cannot read the picture {path}: {error}") from error
+    with open_picture(path) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def write_picture(path: Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
@@ -129,7 +126,7 @@ def load_image_set(path: Path, *, pinhole: bool = False, limit: int | None = Non
         raise SceneError(f"{path} is not a folder; give a dataset with transforms.json or a folder of pictures")
     transforms = path / "transforms.json"
     if transforms.is_file():
-        frames = json.loads(transforms.read_text())["frames"]
+        frames = load_transforms(path)["frames"]
         files = sorted(path / frame["file_path"] for frame in frames)
         kind: Literal["scene", "photos"] = "scene"
     else:
@@ -143,7 +140,7 @@ def load_image_set(path: Path, *, pinhole: bool = False, limit: int | None = Non
 
 
 def _natural(path: Path) -> tuple[int, str]:
-    return (int(path.stem), path.stem) if path.stem.isdigit() else (1 << 30, path.stem)
+    return (int(path.stem), path.stem) if path.stem.isdecimal() else (1 << 30, path.stem)
 
 
 def our_order(images: ImageSet) -> list[int]:
@@ -177,12 +174,11 @@ def camera_to_world(images: ImageSet) -> Float[np.ndarray, "v 4 4"]:
     """
     if images.kind != "scene":
         raise SceneError(f"{images.name} is a folder of photographs: there are no cameras")
-    frames = json.loads((images.folder / "transforms.json").read_text())["frames"]
-    by_file = {images.folder / frame["file_path"]: frame["transform_matrix"] for frame in frames}
-    poses = np.asarray([by_file[file] for file in images.files], dtype=np.float64)
-    if poses.shape[1:] != (4, 4) or not np.isfinite(poses).all():
-        raise SceneError(f"{images.folder}: transform_matrix must be 4 x 4 finite numbers in every frame")
-    return poses
+    from lmvic_ns.scene_reader import read_pose
+
+    file = images.folder / "transforms.json"
+    frames = {images.folder / frame["file_path"]: frame for frame in load_transforms(file)["frames"]}
+    return np.stack([read_pose(file, path.name, frames[path].get("transform_matrix")) for path in images.files])
 
 
 def check_pictures(decoded: Sequence[np.ndarray], images: ImageSet, codec: str) -> None:

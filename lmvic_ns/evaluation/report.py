@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import math
 import shlex
 import sys
@@ -30,8 +31,12 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]], 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table; the first column is text, the others are right-aligned."""
-    lines = ["| " + " | ".join(header) + " |", "|" + "|".join(["---"] + ["---:"] * (len(header) - 1)) + "|"]
-    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+
+    def line(cells: Sequence[Any]) -> str:
+        # names of folders and views may hold the sign that ends a cell
+        return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+
+    lines = [line(header), "|" + "|".join(["---"] + ["---:"] * (len(header) - 1)) + "|", *map(line, rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -124,6 +129,7 @@ def plot_png(points: Sequence[RatePoint], path: Path, title: str) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # names of folders may hold dollar signs
     from matplotlib import pyplot
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -160,7 +166,7 @@ def plot_html(points: Sequence[RatePoint], path: Path, title: str) -> None:
     for number, ((_, label), curve) in enumerate(curves(points).items()):
         shared: Mapping[str, Any] = {
             "x": [p.bits_per_pixel for p in curve],
-            "name": label,
+            "name": html.escape(label),
             "legendgroup": label,
             "mode": "lines+markers",
             "line": {"color": palette[number % len(palette)]},
@@ -169,6 +175,6 @@ def plot_html(points: Sequence[RatePoint], path: Path, title: str) -> None:
         figure.add_trace(go.Scatter(y=[p.psnr for p in curve], **shared), row=1, col=1)
         figure.add_trace(go.Scatter(y=[p.ms_ssim_db for p in curve], showlegend=False, **shared), row=1, col=2)
     figure.update_xaxes(type="log", title_text="bits per pixel")
-    figure.update_layout(title=title)
+    figure.update_layout(title=html.escape(title))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.write_html(path, include_plotlyjs="cdn")

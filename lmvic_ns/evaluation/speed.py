@@ -21,7 +21,7 @@ from typing import Any
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.export.options import EffortName
 
-STAGES = ("geometry", "depth networks", "image networks", "entropy coder", "file", "other")
+STAGES = ("geometry", "depth", "image networks", "loop filter", "latent fitting", "entropy coder", "file", "other")
 
 
 @dataclass(frozen=True)
@@ -131,12 +131,23 @@ def stage_targets(model: Any) -> list[tuple[Any, str, str]]:
 
 
 def _practical_targets(model: Any) -> list[tuple[Any, str, str]]:
+    from lmvic_ns.codec import depth_search, view_encoder
     from lmvic_ns.codec import model as module
 
-    geometry = ("disparity_and_mask", "upsample_inverse_depth", "downsample_inverse_depth", "warp", "predict_inverse_depth")
+    names = ("disparity_and_mask", "upsample_inverse_depth", "downsample_inverse_depth", "warp", "predict_inverse_depth")
+    # a name is timed where it is called from: the encoder of a view has its own of some
+    geometry = [(place, name) for place in (module, view_encoder) for name in names if hasattr(place, name)]
+    filters = [(module, name) for name in ("read_loop_filter", "apply_loop_filter")]
+    filters += [(view_encoder, name) for name in ("fit_loop_filter", "apply_loop_filter", "write_loop_filter")]
     return [
-        *((module, name, "geometry") for name in geometry),
-        (model.depth, "code", "depth networks"),
+        *((place, name, "geometry") for place, name in geometry),
+        *((place, name, "loop filter") for place, name in filters),
+        (view_encoder, "refine_latent", "latent fitting"),
+        (model.depth, "code", "depth"),
+        (module, "read_depth", "depth"),
+        (module, "WarpCosts", "depth"),
+        (depth_search.QuadtreeEncoder, "__call__", "depth"),
+        *((view_encoder, name, "depth") for name in ("refine_inverse_depth",) if hasattr(view_encoder, name)),
         *((model.image, name, "image networks") for name in ("analysis", "priors", "synthesis")),
         *((model.image.entropy, name, "image networks") for name in ("compress", "code")),
     ]
@@ -148,7 +159,7 @@ def _paper_targets(codec: Any) -> list[tuple[Any, str, str]]:
 
     targets = [(module, name, "geometry") for name in ("disparity_and_mask", "predict_inverse_depth")]
     targets.append((image_module, "warp", "geometry"))
-    for part, stage in ((codec.image, "image networks"), (codec.depth, "depth networks")):
+    for part, stage in ((codec.image, "image networks"), (codec.depth, "depth")):
         targets += [(part, "context", stage), (part.encoder, "forward", stage), (part.decoder, "forward", stage)]
         targets += [(part.entropy, "compress", stage), (part.entropy, "decompress", stage)]
     return targets
@@ -204,7 +215,7 @@ def measure_speed(
         size: (height, width) of the synthetic views.
         quality: Level.
         threads: Threads of torch on the CPU.
-        effort: As of `lmvic encode`; what fitting takes counts as stage "other".
+        effort: As of `lmvic encode`.
 
     Raises:
         LmvicError: Something failed in the other process.

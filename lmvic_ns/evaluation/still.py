@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from lmvic_ns.evaluation.image_set import ImageSet, read_picture
-from lmvic_ns.evaluation.peers import Encoded, MissingCodecError, Picture
+from lmvic_ns.evaluation.peers import Encoded, MissingCodecError, NotApplicableError, Picture
+from lmvic_ns.picture_files import LONGEST_SIDE
 
 
 class StillCodec(ABC):
@@ -37,6 +38,12 @@ class StillCodec(ABC):
     def encode(self, images: ImageSet, order: Sequence[int], setting: float, folder: Path) -> Encoded:
         """One file for each picture; the order does not matter."""
         files = tuple(folder / f"{index:04d}{self.suffix}" for index in range(len(images)))
+        for picture in images.pictures:
+            longest = LONGEST_SIDE.get(self.suffix[1:], max(picture.shape))
+            if max(picture.shape) > longest:
+                raise NotApplicableError(
+                    f"{self.name} holds at most {longest} pixels in each direction, {images.name} has more"
+                )
         for picture, path in zip(images.pictures, files, strict=True):
             self.write(picture, setting, path)
         return Encoded(files, tuple(path.stat().st_size for path in files))

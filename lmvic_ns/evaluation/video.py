@@ -166,11 +166,17 @@ class SvtAv1(_PyAvCodec):
 
 
 class VVenC:
-    """VVenC's `vvencapp` from PATH (no Python package has it), preset medium, random access; decoded by FFmpeg."""
+    """VVenC's `vvencapp` from PATH (no Python package has it), preset medium, random access; decoded by FFmpeg.
+
+    Views of an odd size are padded for it and cropped afterwards.
+    """
 
     name, setting_name = "vvenc", "qp"
     settings: Sequence[float] = (22, 27, 32, 37, 42)
     uses_views_together = True
+
+    def __init__(self) -> None:
+        self._sizes: dict[Path, tuple[int, int]] = {}  # of the pictures, by coded file: height, width
 
     def _program(self) -> str:
         program = shutil.which("vvencapp")
@@ -189,24 +195,33 @@ class VVenC:
             raise NotApplicableError(f"vvenc takes views of one size as a video; {images.name} is not that")
         av = _av()
         raw, path = folder / "views.yuv", folder / "views.266"
-        height, width = images.pictures[0].shape[:2]
-        if height % 2 or width % 2:
-            raise NotApplicableError(f"vvenc's 4:2:0 needs even sizes, not {width}x{height}")
         with raw.open("wb") as out:
             for view in order:
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(images.pictures[view]), format="rgb24")
+                padded = padded_to_even(images.pictures[view])
+                frame = av.VideoFrame.from_ndarray(padded, format="rgb24")
                 planar = frame.reformat(format="yuv420p10le", dst_colorspace=COLORSPACE, dst_color_range=COLOR_RANGE)
                 out.write(planar.to_ndarray().tobytes())
-        command = [self._program(), "-i", str(raw), "-s", f"{width}x{height}", "-c", "yuv420_10", "-r", "25"]
+        size = padded.shape[1], padded.shape[0]
+        command = [self._program(), "-i", str(raw), "-s", f"{size[0]}x{size[1]}", "-c", "yuv420_10", "-r", "25"]
         command += ["--preset", "medium", "--qp", str(int(setting)), "--qpa", "0", "--threads", "1", "-o", str(path)]
         try:
             subprocess.run(command, check=True, capture_output=True)
         finally:
             raw.unlink(missing_ok=True)
+        height, width = images.pictures[0].shape[:2]
+        self._sizes[path] = height, width
         share, rest = divmod(path.stat().st_size, len(order))
         return Encoded((path,), tuple(share + (rest if index == 0 else 0) for index in range(len(order))))
 
     def decode(self, encoded: Encoded, order: Sequence[int]) -> list[Picture]:
         """FFmpeg's own VVC decoder."""
-        by_view = dict(zip(order, decode_frames(encoded.files[0]), strict=True))
+        height, width = self._sizes[encoded.files[0]]  # a file's own cropping window would say so; `vvencapp` writes none
+        frames = [frame[:height, :width] for frame in decode_frames(encoded.files[0])]
+        by_view = dict(zip(order, frames, strict=True))
         return [by_view[view] for view in range(len(order))]
+
+
+def padded_to_even(picture: Picture) -> Picture:
+    """Its last row and column once more where 4:2:0 needs an even size; the bits for them count like all others."""
+    height, width = picture.shape[:2]
+    return np.ascontiguousarray(np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"))

@@ -10,6 +10,8 @@ from typing import Literal
 
 import tyro
 
+from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
+from lmvic_ns.errors import LmvicError
 from lmvic_ns.export.options import CodingOptions
 
 
@@ -42,17 +44,39 @@ def encode(config: EncodeConfig) -> int:
     check_output(config.file, config.overwrite)
     with interruptible(config.file) as outcome:
         codec = load_codec(config.weights, pick_device(config.device))
-        scene = downscaled(dataset_scene(config.dataset, config.depth, config.reference_structure), config.downscale)
+        scene = downscaled(
+            dataset_scene(config.dataset, config.depth, config.reference_structure, downscale=config.downscale),
+            config.downscale,
+        )
         started = time.perf_counter()
         encoded = encode_scene(scene, config.file, config, codec)
         seconds = time.perf_counter() - started
         files = dataset_files(config.dataset)
-        finish(encoded, scene, codec, config, report=config.report, files=files, seconds=seconds)
+        outcome.status = finish(encoded, scene, codec, config, report=config.report, files=files, seconds=seconds)
     return outcome.status
 
 
+@dataclass(kw_only=True)
+class ReadingLimits:
+    """What a file that nobody vouches for may ask for."""
+
+    max_megapixels: float = DEFAULT_MAX_PIXELS / 1e6
+    """Refuse a file with a larger view than this (millions of pixels); decoding takes memory for all of a view's pixels."""
+
+    @property
+    def max_pixels(self) -> int:
+        """Of one view.
+
+        Raises:
+            LmvicError: the limit is no positive number.
+        """
+        if not 0 < self.max_megapixels < 1e6:
+            raise LmvicError(f"--max-megapixels must be a positive number, not {self.max_megapixels}")
+        return int(self.max_megapixels * 1e6)
+
+
 @dataclass
-class DecodeConfig:
+class DecodeConfig(ReadingLimits):
     """Decode a file into a dataset that any nerfstudio method trains on."""
 
     file: tyro.conf.Positional[Path]
@@ -81,7 +105,6 @@ def decode(config: DecodeConfig) -> int:
     Raises:
         LmvicError: the file, its weights or the folder is not fit.
     """
-    from lmvic_ns.errors import LmvicError
     from lmvic_ns.export.dataset import DatasetFormat
     from lmvic_ns.export.decoding import decode_file
     from lmvic_ns.export.terminal import say
@@ -98,6 +121,7 @@ def decode(config: DecodeConfig) -> int:
             device=config.device,
             workers=config.workers,
             overwrite=config.overwrite,
+            max_pixels=config.max_pixels,
         )
     except KeyboardInterrupt:
         print(f"lmvic: interrupted; what was decoded so far is removed, {config.out} is as it was", file=sys.stderr)
@@ -110,7 +134,7 @@ def decode(config: DecodeConfig) -> int:
 
 
 @dataclass
-class FileConfig:
+class FileConfig(ReadingLimits):
     """An .lmvic file."""
 
     file: tyro.conf.Positional[Path]
@@ -121,14 +145,14 @@ def info(config: FileConfig) -> None:
     """Show what is in an .lmvic file: views, tree, sizes, and the weights that it needs (they need not be there)."""
     from lmvic_ns.export.inspection import print_info
 
-    print_info(config.file)
+    print_info(config.file, config.max_pixels)
 
 
 def verify(config: FileConfig) -> int:
     """Check every checksum of an .lmvic file without decoding; exit status 1 and the lost views if it is damaged."""
     from lmvic_ns.export.inspection import check_file
 
-    problems, lost, views = check_file(config.file)
+    problems, lost, views = check_file(config.file, config.max_pixels)
     if not problems:
         print(f"{config.file}: intact, {views} views")
         return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.codec.multiview import MultiViewCodec, find_views, load_codec
 from lmvic_ns.codec.weights import weights_names
@@ -13,6 +14,7 @@ from lmvic_ns.export.dataset import DatasetFormat, DatasetWriter, check_folder
 from lmvic_ns.export.encoding import pick_device
 from lmvic_ns.export.points import TAG, unpack_points
 from lmvic_ns.export.terminal import progress
+from lmvic_ns.picture_files import check_format_holds
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def decode_file(
     device: str = "auto",
     workers: int = 1,
     overwrite: bool = False,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> DecodedDataset:
     """Decode a file, or some of its views with their ancestors, into a dataset.
 
@@ -73,13 +76,17 @@ def decode_file(
         LmvicError: the folder is in the way, the weights are missing, or nothing of the file can be decoded.
     """
     check_folder(folder, overwrite)
-    with Reader(file) as reader:
+    with Reader(file, max_pixels=max_pixels) as reader:
         names = [view.name for view in reader.header.views]
         wanted = find_views(reader.header, views) if views else list(range(len(names)))
+        form = form or DatasetFormat()
+        for number in wanted:
+            view = reader.header.views[number]
+            check_format_holds(form.image, view.width, view.height, view.name)
         codec = codec_for_file(reader, weights, device)
         problems: dict[int, str] = {}
         count = points = 0
-        with DatasetWriter(folder, names, form or DatasetFormat(), overwrite=overwrite) as writer:
+        with DatasetWriter(folder, names, form, overwrite=overwrite) as writer:
             with progress("decoding", len(set(wanted))) as step:
                 for view in codec.decode(reader, wanted, workers=workers, problems=problems):
                     writer.add_view(view)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.codec.multiview import (
     DecodedView,
@@ -30,6 +32,8 @@ from lmvic_ns.scene import MultiViewScene
 VERIFY_TOLERANCE_DB = 0.02
 """Difference of PSNR that decoding may show: floats may differ in the last bits, and then a few pixels by one level."""
 
+_DO_NOT_RELY = "do not rely on this file, and please report it"
+
 
 @dataclass
 class EncodedFile:
@@ -43,6 +47,8 @@ class EncodedFile:
         points_bytes: of the points' section, 0 without.
         pixels: of all views.
         tries: what the search tried, lines for people.
+        taken_over: views from an interrupted run; their PSNR was measured on what the finished file decodes to.
+        missed: how the file misses the target, for people; empty if it does not, or if there was none.
     """
 
     path: Path
@@ -52,11 +58,23 @@ class EncodedFile:
     points_bytes: int
     pixels: int
     tries: list[str] = field(default_factory=list)
+    taken_over: frozenset[int] = frozenset()
+    missed: str = ""
+
+    @property
+    def size(self) -> int:
+        """Of the whole file, in bytes."""
+        return self.path.stat().st_size
 
     @property
     def bits_per_pixel(self) -> float:
-        """Of the whole file without the points."""
-        return (self.path.stat().st_size - self.points_bytes) * 8 / self.pixels
+        """Of the whole file without the points: what `--target-bpp` bounds."""
+        return (self.size - self.points_bytes) * 8 / self.pixels
+
+    @property
+    def psnr(self) -> float:
+        """Mean of the views' PSNR, dB."""
+        return sum(map(known_psnr, self.views)) / len(self.views)
 
 
 def pick_device(name: str) -> torch.device:
@@ -103,6 +121,26 @@ def downscaled(scene: MultiViewScene, factor: int) -> MultiViewScene:
     )
 
 
+def check_view_sizes(scene: MultiViewScene, factor: int = 1) -> None:
+    """Refuse views that decoders refuse, before anything slow is done.
+
+    Args:
+        scene: at full size.
+        factor: by which it will be downscaled.
+
+    Raises:
+        LmvicError: names the first such view and the factor that helps.
+    """
+    for index, name in enumerate(scene.names):
+        height, width = int(scene.cameras.height[index]), int(scene.cameras.width[index])
+        if (height // factor) * (width // factor) > DEFAULT_MAX_PIXELS:
+            needed = math.ceil(math.sqrt(height * width / DEFAULT_MAX_PIXELS))
+            raise LmvicError(
+                f"view {name!r} is {width} x {height} pixels, more than the {DEFAULT_MAX_PIXELS / 1e6:g} megapixels that a "
+                f"decoder takes without being told to: use --downscale {needed}"
+            )
+
+
 def build_tree(scene: MultiViewScene, options: CodingOptions) -> ReferenceTree:
     """The references that the options ask for; none where the scene has no depth or one view."""
     if options.reference_structure == "none" or not scene.has_depth or len(scene) == 1:
@@ -144,30 +182,61 @@ def encode_scene(scene: MultiViewScene, path: Path, options: CodingOptions, code
         LmvicError: the file cannot be written, the target cannot be met, ...
     """
     check_output(path, options.overwrite)
+    check_view_sizes(scene)
+    from lmvic_ns.export.search import begun_level, hold_target, search_quality
+
     codec = codec or load_codec(options.weights, pick_device(options.device))
     tree = build_tree(scene, options)
     quality, tries = options.quality, []
     if options.target_bpp is not None or options.target_psnr is not None:
-        from lmvic_ns.export.search import search_quality
-
         quality, tries = search_quality(codec, scene, tree, options, path.parent)
+        quality = begun_level(path, quality, options)
     points = scene_points(scene) if options.points else None
     sections = {TAG: pack_points(tidied(points))} if points is not None else {}
     partial = path.with_name(path.name + ".partial")
     if not options.resume:
         with writing(path):
             partial.unlink(missing_ok=True)
-    with progress(f"encoding at quality {quality}", len(scene)) as step:
-        views = codec.encode(
-            scene,
-            path,
-            tree=tree,
-            options=replace(options.encode_options(quality), resume=True),  # keep what is written when interrupted
-            sections=sections,
-            on_view=lambda view: step(f"{view.name}: {size_text(view.depth_bytes + view.image_bytes)}, {view.psnr:.2f} dB"),
-        )
     pixels = int((scene.cameras.height * scene.cameras.width).sum())
-    return EncodedFile(path, views, tree, quality, sum(map(len, sections.values())), pixels, tries)
+
+    def encode_at(level: int) -> EncodedFile:
+        with progress(f"encoding at quality {level}", len(scene)) as step:
+            views = codec.encode(
+                scene,
+                path,
+                tree=tree,
+                options=replace(options.encode_options(level), resume=True),  # keep what is written when interrupted
+                sections=sections,
+                on_view=lambda view: step(_remark(view)),
+            )
+        encoded = EncodedFile(path, views, tree, level, sum(map(len, sections.values())), pixels, tries)
+        return _measured(encoded, scene, codec)
+
+    return hold_target(encode_at, quality, options)
+
+
+def known_psnr(view: EncodedView) -> float:
+    """PSNR of a view that was measured, dB."""
+    assert view.psnr is not None
+    return view.psnr
+
+
+def _remark(view: EncodedView) -> str:
+    quality = "taken over" if view.psnr is None else f"{view.psnr:.2f} dB"
+    return f"{view.name}: {size_text(view.depth_bytes + view.image_bytes)}, {quality}"
+
+
+def _measured(encoded: EncodedFile, scene: MultiViewScene, codec: MultiViewCodec) -> EncodedFile:
+    """The same with the PSNR of views that were taken over, which the encoder did not see."""
+    for view in encoded.views:
+        if view.psnr is not None and not math.isfinite(view.psnr):
+            raise LmvicError(f"{encoded.path}: the codec made no finite picture of view {view.name!r}: {_DO_NOT_RELY}")
+    taken = [view.index for view in encoded.views if view.psnr is None]
+    if not taken:
+        return encoded
+    found = {view.index: psnr_8bit(view.image, scene.image(view.index)) for view in codec.decode(encoded.path, taken)}
+    views = [replace(view, psnr=found.get(view.index, view.psnr)) for view in encoded.views]
+    return replace(encoded, views=views, taken_over=frozenset(taken))
 
 
 def verify_file(
@@ -177,7 +246,8 @@ def verify_file(
     workers: int = 1,
     on_view: Callable[[DecodedView], None] | None = None,
 ) -> float:
-    """Decode the finished file afresh and compare each view's PSNR with the encoder's.
+    """Decode the finished file afresh and compare each view's PSNR with the encoder's (or, for a view that was taken over,
+    with what `encode_scene` measured on its decode: of it the encoder said nothing).
 
     Args:
         encoded: what the encoder reported.
@@ -190,43 +260,66 @@ def verify_file(
         The largest difference in dB.
 
     Raises:
-        LmvicError: a view differs, or the file is damaged.
+        LmvicError: a view differs, is missing, or holds what is no finite number; or the file is damaged.
     """
-    expected = {view.index: view.psnr for view in encoded.views}
+    expected = {view.index: known_psnr(view) for view in encoded.views}
+    seen = 0
     worst = 0.0
     with Reader(encoded.path) as reader, progress("checking", len(scene)) as step:
         for view in codec.decode(reader, workers=workers):
+            for what, values in (("a picture", view.image), ("depth", view.inverse_depth)):
+                if values is not None and not bool(torch.isfinite(values).all()):
+                    raise LmvicError(f"{encoded.path}: view {view.name!r} decodes to {what} that is not finite: {_DO_NOT_RELY}")
             found = psnr_8bit(view.image, scene.image(view.index))
-            # a view taken over from an interrupted run has no figure of its own: it decodes, that is all to be said
-            difference = 0.0 if math.isnan(expected[view.index]) else abs(found - expected[view.index])
-            if difference > VERIFY_TOLERANCE_DB:
+            difference = abs(found - expected[view.index])
+            if not difference <= VERIFY_TOLERANCE_DB:  # so that no number at all is no agreement either
                 raise LmvicError(
                     f"{encoded.path}: view {view.name!r} decodes to {found:.3f} dB, the encoder saw "
-                    f"{expected[view.index]:.3f} dB: do not rely on this file, and please report it"
+                    f"{expected[view.index]:.3f} dB: {_DO_NOT_RELY}"
                 )
+            seen += 1
             worst = max(worst, difference)
             if on_view is not None:
                 on_view(view)
             step(f"{view.name}: {found:.2f} dB")
+    if seen != len(scene):
+        raise LmvicError(f"{encoded.path}: {seen} of {len(scene)} views decode: {_DO_NOT_RELY}")
     return worst
 
 
 def psnr_8bit(decoded: torch.Tensor, original: torch.Tensor) -> float:
-    """PSNR in dB of two pictures rounded to 8 bits; 99 for equal ones."""
+    """PSNR in dB of two pictures rounded to 8 bits; 99 for equal ones.
+
+    Raises:
+        LmvicError: there is none, since one holds what is no finite number.
+    """
     levels = [(x.detach().cpu().float() * 255).round() for x in (decoded, original)]
     error = float((levels[0] - levels[1]).square().mean())
+    if not math.isfinite(error):
+        raise LmvicError(f"a view decodes to values that are not finite: {_DO_NOT_RELY}")
     return 99.0 if error == 0 else 10 * math.log10(255**2 / error)
 
 
 def summary(encoded: EncodedFile) -> str:
     """One line on a finished file."""
-    known = [view.psnr for view in encoded.views if not math.isnan(view.psnr)]
-    quality = f", mean PSNR {sum(known) / len(known):.2f} dB" if known else ""
-    points = f" + {size_text(encoded.points_bytes)} of points" if encoded.points_bytes else ""
-    size = encoded.path.stat().st_size - encoded.points_bytes
+    points = f" ({size_text(encoded.points_bytes)} of it sparse points)" if encoded.points_bytes else ""
+    without = f" ({encoded.bits_per_pixel:.4f} without the points)" if encoded.points_bytes else ""
     return (
-        f"{encoded.path}: {len(encoded.views)} views at quality {encoded.quality}, {size_text(size)}{points}, "
-        f"{encoded.bits_per_pixel:.4f} bits a pixel{quality}"
+        f"{encoded.path}: {len(encoded.views)} views at quality {encoded.quality}, {size_text(encoded.size)}{points}, "
+        f"{encoded.size * 8 / encoded.pixels:.4f} bits a pixel{without}, mean PSNR {encoded.psnr:.2f} dB"
+    )
+
+
+def _checked(encoded: EncodedFile, worst: float) -> str:
+    """One line on a verification that found nothing."""
+    difference = f"(largest difference {worst:.4f} dB)"
+    taken = [known_psnr(view) for view in encoded.views if view.index in encoded.taken_over]
+    if not taken:
+        return f"checked: every view decodes as the encoder saw it {difference}"
+    own = len(encoded.views) - len(taken)
+    return (
+        f"checked: {own} views decode as the encoder saw them {difference}; {len(taken)} taken over from the interrupted run "
+        f"decode with {min(taken):.2f} dB or more"
     )
 
 
@@ -239,7 +332,7 @@ def finish(
     report: Path | None = None,
     files: Sequence[Path] = (),
     seconds: float = 0.0,
-) -> None:
+) -> int:
     """Verify if asked to, write the report if there is a folder for it, and print the summary.
 
     Args:
@@ -250,6 +343,9 @@ def finish(
         report: folder of report.html and report.json.
         files: captured files, for the savings in the report.
         seconds: what the encoding took.
+
+    Returns:
+        Exit status: 0, or 1 if the file is whole and misses the target.
     """
     from lmvic_ns.export.report import Collector, collect, report_data, write_report
 
@@ -257,7 +353,7 @@ def finish(
     collected = Collector(scene, encoded.tree.parent, encoded.tree.order) if report is not None else None
     if options.verify:
         worst = verify_file(encoded, scene, codec, options.workers, collected.add if collected is not None else None)
-        say(f"checked: every view decodes as the encoder saw it (largest difference {worst:.4f} dB)")
+        say(_checked(encoded, worst))
     elif report is not None:
         collected = collect(encoded, scene, codec, options.workers)
     say(summary(encoded))
@@ -265,3 +361,6 @@ def finish(
         times = {"encode": seconds, "decode and measure": time.perf_counter() - started}
         page = write_report(report, encoded, collected, report_data(encoded, collected, files, times))
         say(f"report: {page}")
+    if encoded.missed:
+        print(f"lmvic: the target is missed: {encoded.missed}; the file is whole", file=sys.stderr, flush=True)
+    return int(bool(encoded.missed))

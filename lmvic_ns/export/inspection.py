@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
 from lmvic_ns.bitstream.reader import Reader
 
 MAX_ROWS = 200
@@ -35,23 +36,24 @@ def byte_split(reader: Reader) -> ByteSplit:
     """Counts the bytes of an open file."""
     sizes = [size for size in reader.sizes() if size is not None]
     image, depth = sum(size.image for size in sizes), sum(size.depth for size in sizes)
-    sections = {tag: len(reader.section(tag) or b"") for tag in reader.sections()}
+    sections = {tag: reader.section_bytes(tag) for tag in reader.sections()}
     points = sections.pop("PNTS", 0)
     other = sum(sections.values())
     return ByteSplit(image, depth, points, other, reader.file_size - image - depth - points - other, reader.file_size)
 
 
-def print_info(path: Path) -> None:
+def print_info(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
     """Tables on a file: what it is, its bytes, its views with the tree.
 
     Raises:
         BitstreamError: it cannot be read.
     """
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    with Reader(path) as reader:
+    from lmvic_ns.export.terminal import plain_console
+
+    console = plain_console()
+    with Reader(path, max_pixels=max_pixels) as reader:
         header, sizes, split = reader.header, reader.sizes(), byte_split(reader)
         pixels = header.pixels()
         facts = Table(title=str(path), show_header=False, title_justify="left")
@@ -78,6 +80,7 @@ def print_info(path: Path) -> None:
             ("other sections", split.sections),
             ("cameras, tree, container", split.container),
             ("file", split.total),
+            ("file without the points", split.total - split.points if split.points else 0),
         ):
             if value:
                 rates.add_row(name, f"{value:,}", f"{value / split.total:.1%}", f"{value * 8 / pixels:.4f}")
@@ -101,7 +104,7 @@ def print_info(path: Path) -> None:
             console.print(f"and {len(header.order) - MAX_ROWS} views more")
 
 
-def check_file(path: Path) -> tuple[list[str], dict[str, str], int]:
+def check_file(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[list[str], dict[str, str], int]:
     """Every checksum of a file, nothing decoded.
 
     Returns:
@@ -110,7 +113,7 @@ def check_file(path: Path) -> tuple[list[str], dict[str, str], int]:
     Raises:
         BitstreamError: its header cannot be read.
     """
-    with Reader(path) as reader:
+    with Reader(path, max_pixels=max_pixels) as reader:
         problems = reader.verify()
         names = [view.name for view in reader.header.views]
         lost = {names[view]: reason for view, reason in sorted(reader.damaged_views().items())} if problems else {}

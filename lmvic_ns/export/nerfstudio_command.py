@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lmvic_ns.errors import LmvicError
+from lmvic_ns.endings import run_cleanly
 from lmvic_ns.export.options import CodingOptions
 
 
@@ -30,11 +30,7 @@ class ExportLmvicCodec(ExportConfig):
 
     def main(self) -> None:
         """Run as a subcommand of ns-export; leaves the program with status 2 on a person's mistake."""
-        try:
-            status = export(self)
-        except LmvicError as error:
-            print("ns-export lmvic-codec: " + " ".join(str(error).split()), file=sys.stderr)
-            status = 2
+        status = run_cleanly("ns-export lmvic-codec", lambda: export(self))
         if status:
             sys.exit(status)
 
@@ -60,5 +56,7 @@ def export(config: ExportConfig) -> int:
             started = time.perf_counter()
             encoded = encode_scene(scene, file, config, codec)
             seconds = time.perf_counter() - started
-            finish(encoded, scene, codec, config, report=config.output_dir, files=captured.files, seconds=seconds)
+            outcome.status = finish(
+                encoded, scene, codec, config, report=config.output_dir, files=captured.files, seconds=seconds
+            )
     return outcome.status

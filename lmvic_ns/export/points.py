@@ -47,6 +47,18 @@ def scene_points(scene: MultiViewScene) -> SparsePoints | None:
     return SparsePoints(np.ascontiguousarray(positions, dtype=np.float32), colours) if len(positions) else None
 
 
+def check_points(scene: MultiViewScene) -> None:
+    """Refuse a scene whose point file has a damaged header, before its depth is searched with these points.
+
+    Raises:
+        SceneError: it has.
+    """
+    if scene.sparse_points is not None and scene.sparse_points.is_file():
+        from lmvic_ns.splat.ply import read_header
+
+        read_header(scene.sparse_points)
+
+
 def tidied(points: SparsePoints) -> SparsePoints:
     """Rounded to 1/8192 of the median distance from their middle, neighbours one after the other: 2/3 of the bytes.
 

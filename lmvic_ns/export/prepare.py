@@ -14,6 +14,7 @@ import torch
 import tyro
 
 from lmvic_ns.errors import SceneError
+from lmvic_ns.export.points import check_points
 from lmvic_ns.scene import MultiViewScene
 
 
@@ -65,8 +66,10 @@ def prepare_without_splat(
     if scene.has_depth:
         source = "its depth files"
     elif stand_in == "stereo":
+        check_points(scene)
         source, scene = "stereo", with_stereo_depth(scene)
     else:
+        check_points(scene)
         source, scene = "SfM points", with_sfm_depth(scene)
     write_depth_cache(scene, target, overwrite=overwrite)
     print(f"{target}: {len(scene)} views with depth from {source}")
@@ -79,19 +82,17 @@ def prepare_from_splat(load_config: Path, output: Path, name: str | None = None,
     Raises:
         SceneError: the config or its checkpoint is missing, or its model renders no median depth.
     """
-    from nerfstudio.utils.eval_utils import eval_setup
-
+    from lmvic_ns.export.trained import load_trained, loading
     from lmvic_ns.splat.captures import captured_scene
     from lmvic_ns.training.sfm_depth import write_depth_cache
 
-    if not load_config.is_file():
-        raise SceneError(f"{load_config}: not found; give the config.yml that `ns-train lmvic-splat` wrote")
-    settings, pipeline, _, _ = eval_setup(load_config, test_mode="test")
+    settings, pipeline = load_trained(load_config)
     data = Path(str(pipeline.datamanager.get_datapath()))
     target = output / (name or (data.parent if data.suffix else data).resolve().name)
     if already_prepared(target, overwrite):
         return target
-    scene = captured_scene(pipeline)
+    with loading(load_config):
+        scene = captured_scene(pipeline)
     write_depth_cache(scene, target, overwrite=overwrite)
     known = torch.stack([(scene.inverse_depth(i)[::8, ::8] > 0).double().mean() for i in range(min(4, len(scene)))])
     share = float(known.mean())

@@ -22,6 +22,7 @@ from lmvic_ns.export.encoding import EncodedFile, psnr_8bit
 from lmvic_ns.export.inspection import byte_split
 from lmvic_ns.export.report_pictures import ViewPictures, data_url, eight_bit, tree_svg, view_pictures
 from lmvic_ns.export.terminal import size_text, writing
+from lmvic_ns.picture_files import LONGEST_SIDE
 from lmvic_ns.scene import MultiViewScene
 
 SHOWN_VIEWS = 3
@@ -161,7 +162,7 @@ def write_report(folder: Path, encoded: EncodedFile, collected: Collector, data:
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "report.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
+        (folder / "report.json").write_text(json.dumps(data, indent=1, allow_nan=False), encoding="utf-8")
         page = folder / "report.html"
         page.write_text(report_html(encoded, collected, data), encoding="utf-8")
     return page
@@ -171,12 +172,13 @@ def report_html(encoded: EncodedFile, collected: Collector, data: dict[str, Any]
     """The page: everything is inside it, nothing is loaded from anywhere."""
     title = html.escape(data["file"])
     similarity = "" if data["ms_ssim"] is None else f", MS-SSIM {data['ms_ssim']:.4f}"
-    without_points = " (sparse points not counted)" if data["bytes"]["points"] else ""
+    without_points = f" ({data['bits_per_pixel']:.4f} without the sparse points)" if data["bytes"]["points"] else ""
     parts = [
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>',
         f"<h1>{title}</h1>",
         f"<p>{len(data['views'])} views at quality {data['quality']} with the weights {html.escape(data['weights']['name'])}: "
-        f"<b>{data['bits_per_pixel']:.4f} bits a pixel</b>{without_points}, PSNR {data['psnr']:.2f} dB{similarity}. "
+        f"<b>{size_text(data['bytes']['total'])}, "
+        f"{data['bits_per_pixel_with_points']:.4f} bits a pixel</b>{without_points}, PSNR {data['psnr']:.2f} dB{similarity}. "
         "All of it is measured on the finished file, decoded afresh.</p>",
         "<h2>Where the bytes go</h2>",
         _rates(data),
@@ -202,6 +204,7 @@ def _rates(data: dict[str, Any]) -> str:
         ("other sections", split["sections"]),
         ("cameras, tree, container", split["container"]),
         ("file", split["total"]),
+        ("file without the points", split["total"] - split["points"] if split["points"] else 0),
     )
     cells = [
         [name, f"{value:,}", f"{value / split['total']:.1%}", f"{value * 8 / data['pixels']:.4f}"]
@@ -286,9 +289,12 @@ def jpeg_as_good(pixels: UInt8[np.ndarray, "h w 3"], target: float) -> tuple[int
 
 
 def _jpeg(pixels: np.ndarray, quality: int) -> tuple[int, float]:
-    data = _stored(pixels, "JPEG", quality=quality)
-    with Image.open(io.BytesIO(data)) as picture:
-        return len(data), psnr(pixels, np.asarray(picture))
+    # a view that is too long for one JPEG is stored as several
+    axis = int(pixels.shape[1] > pixels.shape[0])
+    pieces = np.array_split(pixels, -(-pixels.shape[axis] // LONGEST_SIDE["jpg"]), axis=axis)
+    stored = [_stored(piece, "JPEG", quality=quality) for piece in pieces]
+    decoded = [np.asarray(Image.open(io.BytesIO(data))) for data in stored]
+    return sum(map(len, stored)), psnr(pixels, np.concatenate(decoded, axis=axis))
 
 
 def _stored(pixels: np.ndarray, kind: str, **options: Any) -> bytes:

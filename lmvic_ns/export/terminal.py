@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from lmvic_ns.endings import is_disk_full
 from lmvic_ns.errors import LmvicError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TextColumn
 
 
 def say(text: str) -> None:
@@ -25,14 +30,32 @@ def size_text(count: float) -> str:
     return f"{count:.0f} bytes"
 
 
+def plain_console(*, stderr: bool = False) -> Console:
+    """The one way to print tables: names of views, files and folders are shown as they are, never taken for markup."""
+    from rich.console import Console
+
+    class PlainConsole(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # rich would end the program with a status of its own; `endings` has one for all
+
+    return PlainConsole(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+def plain_column(template: str) -> TextColumn:
+    """Text in a progress bar, shown as it is; `template` is the program's, its fields (`{task.description}`) anybody's."""
+    from rich.progress import TextColumn
+
+    return TextColumn(template, markup=False)
+
+
 @contextmanager
 def progress(task: str, total: int) -> Iterator[Callable[[str], None]]:
     """A bar of `total` steps on stderr; the function given counts one step and shows a remark."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    columns = (TextColumn(task), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[remark]}"))
-    console = Console(stderr=True)
+    words, remarks = plain_column("{task.description}"), plain_column("{task.fields[remark]}")
+    columns = (words, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), remarks)
+    console = plain_console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         number = bar.add_task(task, total=total, remark="")
         yield lambda remark: bar.update(number, advance=1, remark=remark)
@@ -48,7 +71,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if is_disk_full(error):
             raise LmvicError(f"cannot write {path}: the disk is full; make room or choose another place") from error
         raise LmvicError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
 

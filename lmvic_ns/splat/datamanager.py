@@ -16,6 +16,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from PIL import Image
 
 from lmvic_ns.errors import SceneError
+from lmvic_ns.picture_files import open_picture
 from lmvic_ns.splat.dataparser import NerfstudioWithoutOpen3d
 
 LARGE_ON_CPU = 1600
@@ -31,11 +32,8 @@ class CaptureDataset(InputDataset):
             SceneError: the file is missing or is not a picture.
         """
         path = self._dataparser_outputs.image_filenames[image_idx]
-        try:
-            with Image.open(path) as file:
-                picture = to_eight_bit(file)
-        except OSError as error:
-            raise SceneError(f"cannot read the picture {path}: {error}") from error
+        with open_picture(path) as file:
+            picture = to_eight_bit(file)
         if self.scale_factor != 1.0:
             width, height = picture.size
             size = (int(width * self.scale_factor), int(height * self.scale_factor))

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
+from lmvic_ns.endings import ending_of
 from lmvic_ns.errors import LmvicError
 
 
@@ -21,12 +22,13 @@ def install() -> bool:
     previous = sys.excepthook
 
     def say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if not isinstance(error, LmvicError):
+        ending = ending_of(error) if isinstance(error, LmvicError) else None
+        if ending is None:
             previous(kind, error, trace)
             return
-        print(f"{program}: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
+        print(f"{program}: {ending.line}", file=sys.stderr, flush=True)
         # raised in an exception hook it sets the exit status
-        raise SystemExit(2)
+        raise SystemExit(ending.status)
 
     sys.excepthook = say
     return True

@@ -5,6 +5,8 @@ nerfstudio asks open3d for them, which does not load on machines without libusb 
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +19,29 @@ SCALARS = {
     "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4",
     "double": "f8", "float64": "f8",
 }  # fmt: skip
+_END_OF_HEADER = re.compile(rb"^end_header[ \t]*\r?(\n|$)", re.MULTILINE)
 BYTE_ORDER = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
 
 
-def read_points(path: Path) -> tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray, "n 3"] | None]:
-    """Positions (float32) and colours (0..255; None if the file has none) of the vertices.
+@dataclass(frozen=True)
+class PlyHeader:
+    """What a PLY file says of its vertices.
+
+    Attributes:
+        form: "ascii", "binary_little_endian" or "binary_big_endian".
+        count: of vertices.
+        fields: name and type of each property.
+        body: what follows the header.
+    """
+
+    form: str
+    count: int
+    fields: list[tuple[str, str]]
+    body: bytes
+
+
+def read_header(path: Path) -> PlyHeader:
+    """The header of a PLY file, trusting nothing.
 
     Raises:
         SceneError: the file is missing, is not a PLY file, or its vertices are not its first element.
@@ -30,13 +50,33 @@ def read_points(path: Path) -> tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray,
         data = path.read_bytes()
     except OSError as error:
         raise SceneError(f"cannot read the seed points {path}: {error.strerror}") from error
-    head, found, body = data.partition(b"end_header")
-    if not data.startswith(b"ply") or not found:
+    end = _END_OF_HEADER.search(data)  # the word may also stand in a comment
+    if not data.startswith(b"ply") or end is None:
         raise SceneError(f"{path} is not a PLY file; write the seed points with ns-process-data, or leave them out")
-    form, count, fields = _parse_header(head.decode("ascii", "replace").splitlines(), path)
-    body = body[body.index(b"\n") + 1 :]
-    dtype = np.dtype([(name, BYTE_ORDER[form] + SCALARS[kind]) for name, kind in fields])
     try:
+        form, count, fields = _parse_header(data[: end.start()].decode("ascii", "replace").splitlines(), path)
+    except (ValueError, IndexError) as error:  # a line with too few words, or a number that is none
+        raise SceneError(f"{path} has a damaged PLY header ({error}); write it again, or leave the points out") from error
+    if len({name for name, _ in fields}) < len(fields):
+        raise SceneError(f"{path} has a damaged PLY header (a property twice); write it again, or leave the points out")
+    body = data[end.end() :]
+    # a vertex takes at least a sign and a space for each number of a text, before memory is taken for all of them
+    least = 2 * len(fields) - 1 if form == "ascii" else sum(np.dtype(SCALARS[kind]).itemsize for _, kind in fields)
+    if count * max(least, 1) > len(body) + 1:
+        raise SceneError(f"{path} is damaged: its header promises {count} points with x, y, z, more than it can hold")
+    return PlyHeader(form, count, fields, body)
+
+
+def read_points(path: Path) -> tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray, "n 3"] | None]:
+    """Positions (float32) and colours (0..255; None if the file has none) of the vertices.
+
+    Raises:
+        SceneError: see `read_header`; or the vertices are not what the header promises, or not finite.
+    """
+    header = read_header(path)
+    form, count, fields, body = header.form, header.count, header.fields, header.body
+    try:
+        dtype = np.dtype([(name, BYTE_ORDER[form] + SCALARS[kind]) for name, kind in fields])
         if form == "ascii":
             rows = [tuple(line.split()[: len(fields)]) for line in body.decode("ascii").splitlines()[:count]]
             table = np.array(rows, dtype=np.float64).reshape(count, len(fields))
@@ -45,7 +85,7 @@ def read_points(path: Path) -> tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray,
             table = np.frombuffer(body, dtype=dtype, count=count)
             columns = {name: table[name] for name, _ in fields}
         points = np.stack([columns[axis] for axis in "xyz"], axis=1).astype(np.float32)
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, OverflowError) as error:
         raise SceneError(f"{path} is damaged: its header promises {count} points with x, y, z ({error})") from error
     if not np.isfinite(points).all():
         raise SceneError(f"{path} holds points that are not finite; remove them")

@@ -15,12 +15,13 @@ from typing import Annotated, Any
 import tyro
 
 from lmvic_ns.errors import LmvicError
+from lmvic_ns.export.commands import ReadingLimits
 
 _TRIES = 100  # ports after the wanted one
 
 
 @dataclass
-class ViewConfig:
+class ViewConfig(ReadingLimits):
     """Show cameras, reference tree, pictures, depth and sizes of a file or of a scene folder in a browser."""
 
     path: Annotated[Path, tyro.conf.Positional]
@@ -33,6 +34,8 @@ class ViewConfig:
     """Name of installed weights or a .safetensors file; by default those that the file names."""
     device: str = "auto"
     """cpu, cuda, or auto."""
+    stereo: bool = False
+    """Of a scene without depth files: find depth by plane sweep stereo first, as `lmvic encode` does."""
     thumbnails: bool = True
     """Decode all views in the background, for the pictures in the cameras."""
 
@@ -46,9 +49,11 @@ def view(config: ViewConfig) -> int:
     from lmvic_ns.viewer.page import ViewPage
     from lmvic_ns.viewer.sources import open_source
 
-    source = open_source(config.path, config.weights, config.device)
+    source = open_source(config.path, config.weights, config.device, config.max_pixels, config.stereo)
     if source.trouble is not None:
         print(f"lmvic view: {source.trouble} (cameras, tree and sizes are shown)", flush=True)
+    if source.note:
+        print(f"lmvic view: {source.note}", flush=True)
     with stop_signals() as stopped, viser_server(config.host, config.port) as server:
         page = ViewPage(server, source, thumbnails=config.thumbnails)
         print(f"lmvic view: http://{config.host}:{server.get_port()} (Ctrl-C ends it)", flush=True)

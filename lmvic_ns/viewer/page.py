@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from lmvic_ns.errors import LmvicError
+from lmvic_ns.export.terminal import size_text
 from lmvic_ns.geometry.cameras import invert_rigid
 from lmvic_ns.viewer import colours
 from lmvic_ns.viewer.images import PanelImage, beside, fit
@@ -101,10 +102,14 @@ class ViewPage:
         roots = len(source.tree.roots)
         text = f"### {literal(source.title)}\n{len(source.names)} views, "
         if coded:
-            total = sum(size.total for size in coded)
-            text += f"{total / 1000:.1f} kB, {8 * total / pixels:.3f} bits a pixel. "
+            text += f"{size_text(source.file_bytes)}, {8 * source.file_bytes / pixels:.4f} bits a pixel"
+            if source.points_bytes:
+                text += f" ({8 * (source.file_bytes - source.points_bytes) / pixels:.4f} without the points)"
+            text += ". "
+        elif source.note:
+            text += f"not coded yet; ⚠️ {literal(source.note)}. "
         else:
-            text += "not coded yet; the tree is the one that `lmvic encode` would take. "
+            text += "not coded yet; the tree is the one that `lmvic encode` takes by default. "
         deepest = source.tree.max_depth
         text += (
             f"\n\nLines join each view to its reference, coloured from blue ({roots} view{'s' if roots > 1 else ''} "

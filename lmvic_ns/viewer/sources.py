@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
 from lmvic_ns.bitstream.reader import Reader, UnitSize
 from lmvic_ns.errors import LmvicError, WeightsError
 from lmvic_ns.geometry.cameras import Cameras
@@ -32,8 +33,11 @@ class PageSource(ABC):
         cameras: in the scene's world and units.
         tree: coding order and references.
         sizes: bytes of every view, None for a view that is not coded or damaged.
+        file_bytes: of the whole file, 0 for a scene that is not coded.
+        points_bytes: of its sparse points.
         distances: from each view to its reference, equation (8), NaN without one.
         trouble: why there are no pictures, None if there are.
+        note: what else a person should know of what is shown; empty for nothing.
     """
 
     title: str
@@ -42,7 +46,10 @@ class PageSource(ABC):
     tree: ReferenceTree
     sizes: list[UnitSize | None]
     distances: list[float]
+    file_bytes: int = 0
+    points_bytes: int = 0
     trouble: str | None = None
+    note: str = ""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -118,23 +125,33 @@ class FileSource(PageSource):
         path: the file.
         weights: name or path of the weights; None takes those that the file names.
         device: where they run.
+        max_pixels: refuse files with larger views.
 
     Raises:
         BitstreamError: it is not a file of ours or its header is damaged.
     """
 
-    def __init__(self, path: Path, weights: str | None = None, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        path: Path,
+        weights: str | None = None,
+        device: str | torch.device = "cpu",
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> None:
         super().__init__()
         from lmvic_ns.codec.multiview import load_codec
         from lmvic_ns.codec.planning import scene_camera
+        from lmvic_ns.export.inspection import byte_split
 
-        self._reader = Reader(path)
+        self._reader = Reader(path, max_pixels=max_pixels)
         header = self._reader.header
         self.title = path.name
         self.names = [view.name for view in header.views]
         self.cameras = Cameras.cat([scene_camera(header, view) for view in range(len(self.names))])
         self.tree = ReferenceTree.from_parents(header.order, [view.parent for view in header.views])
         self.sizes = list(self._reader.sizes())
+        split = byte_split(self._reader)
+        self.file_bytes, self.points_bytes = split.total, split.points
         # a file's depth is not known before it is decoded: the cameras' spread is the unit of length then
         self._set_distances(scene_translation_scale([], self.cameras))
         self._codec = None
@@ -172,22 +189,37 @@ class FileSource(PageSource):
 
 
 class SceneSource(PageSource):
-    """A data set that is not coded yet, with the tree that `lmvic encode` would give it.
+    """A data set that is not coded yet, with the tree that `lmvic encode` would give it (where it does not, `note` says so).
+
+    Args:
+        folder: of the data set.
+        stereo: where there are no depth files, find depth by plane sweep stereo, as `lmvic encode` does; takes a while.
 
     Raises:
         SceneError: there is no scene, or it is inconsistent.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stereo: bool = False) -> None:
         super().__init__()
-        from lmvic_ns.codec.planning import default_tree, translation_scale
+        from lmvic_ns.codec.planning import translation_scale
+        from lmvic_ns.export.encoding import build_tree
+        from lmvic_ns.export.options import CodingOptions
+        from lmvic_ns.export.sources import dataset_scene
         from lmvic_ns.scene import MultiViewScene
 
         self._scene = MultiViewScene.from_dataset(folder)
+        if not self._scene.has_depth and self._scene.sparse_points is not None and len(self._scene) > 1:
+            if stereo:
+                self._scene = dataset_scene(folder, "auto")
+            else:
+                self.note = (
+                    "no references are shown, since there are no depth files: lmvic encode finds depth by stereo first, "
+                    "and takes a tree that follows from it; --stereo does the same here"
+                )
         self.title = folder.resolve().name
         self.names = list(self._scene.names)
         self.cameras = self._scene.cameras
-        self.tree = default_tree(self._scene)
+        self.tree = build_tree(self._scene, CodingOptions())
         self.sizes = [None] * len(self.names)
         has_depth = self._scene.has_depth
         self._set_distances(translation_scale(self._scene) if has_depth else scene_translation_scale([], self.cameras))
@@ -198,7 +230,9 @@ class SceneSource(PageSource):
             yield view, PictureWithDepth(self._scene.image(view), depth, self.cameras[view])
 
 
-def open_source(path: Path, weights: str | None, device: str) -> PageSource:
+def open_source(
+    path: Path, weights: str | None, device: str, max_pixels: int = DEFAULT_MAX_PIXELS, stereo: bool = False
+) -> PageSource:
     """A file or a scene folder (or its transforms.json).
 
     Raises:
@@ -207,7 +241,7 @@ def open_source(path: Path, weights: str | None, device: str) -> PageSource:
     if not path.exists():
         raise LmvicError(f"{path} does not exist: give an .lmvic file or a folder with transforms.json")
     if path.is_dir() or path.suffix == ".json":
-        return SceneSource(path)
+        return SceneSource(path, stereo)
     from lmvic_ns.export.encoding import pick_device
 
-    return FileSource(path, weights, pick_device(device))
+    return FileSource(path, weights, pick_device(device), max_pixels)

@@ -1,0 +1,73 @@
+"""What fuzz.py needs for files of the real weights: the codec, small files made with it, and a limit on a process's memory."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+from collections.abc import Sequence
+from pathlib import Path
+
+from lmvic_ns.bitstream.reader import Reader
+
+MEGABYTE = 1 << 20
+
+
+class RealCodec:
+    """The codec of this package, with the weights that each file needs.
+
+    Args:
+        weights: names or paths; a file of none of them is decoded with the first (and refused by it).
+    """
+
+    def __init__(self, weights: Sequence[str]) -> None:
+        import torch
+
+        from lmvic_ns.codec import load_codec
+
+        torch.set_num_threads(1)
+        self.codecs = [load_codec(name) for name in weights]
+
+    def __call__(self, path: Path, max_pixels: int) -> tuple[dict[int, str], dict[int, str]]:
+        """Digest of each view that decoded, and the reason for each other one."""
+        reasons: dict[int, str] = {}
+        with Reader(path, max_pixels=max_pixels) as reader:
+            fitting = [codec for codec in self.codecs if codec.weights.hash == reader.header.weights_hash]
+            decoded = {}
+            for view in (fitting or self.codecs)[0].decode(reader, problems=reasons):
+                digest = hashlib.sha256(view.image.numpy().tobytes())
+                if view.inverse_depth is not None:
+                    digest.update(view.inverse_depth.numpy().tobytes())
+                decoded[view.index] = digest.hexdigest()
+        return decoded, reasons
+
+
+def write_real_files(folder: Path, weights: Sequence[str]) -> list[Path]:
+    """For each weights a file with quadtree depth, one with learned depth, and one without references."""
+    from lmvic_ns.codec import load_codec
+    from lmvic_ns.codec.effort import Effort
+    from lmvic_ns.codec.multiview import EncodeOptions
+    from lmvic_ns.evaluation.speed_worker import plane_scene
+    from lmvic_ns.geometry.ordering import independent_views
+
+    files = []
+    fast = Effort.named("fast")
+    for number, name in enumerate(weights):
+        codec = load_codec(name)
+        for kind, views, effort in (("quadtree", 3, fast), ("learned", 3, fast.with_learned_depth()), ("alone", 2, fast)):
+            scene = plane_scene(views, 40, 56)
+            files.append(folder / f"real_{number}_{kind}.lmvic")
+            tree = independent_views(views) if kind == "alone" else None
+            codec.encode(scene, files[-1], tree=tree, options=EncodeOptions(quality=20, effort=effort))
+    return files
+
+
+def limit_memory(megabytes: int) -> None:
+    """Let this process take so much more address space than it has now; beyond it, allocations fail (Linux).
+
+    A forged size then ends in a MemoryError, which is counted as a failure, even where the memory is torch's own and
+    tracing does not see it.
+    """
+    with open("/proc/self/statm") as file:
+        pages = int(file.read().split()[0])
+    limit = pages * resource.getpagesize() + megabytes * MEGABYTE
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -1,0 +1,133 @@
+"""How a command ends when it cannot go on: one line on stderr and an exit status, never a traceback for what is no bug.
+
+Every program of this package (`lmvic`, our parts of `ns-*`) takes its last words from here, so that they all end alike.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TextIO
+
+from lmvic_ns.errors import LmvicError
+
+MISTAKE, INTERRUPTED, CLOSED_PIPE = 2, 130, 141
+"""Exit statuses: bad input or a machine that cannot do it; Ctrl-C; the reader of our output went away (128 + SIGPIPE)."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What is said, empty for nothing, and the exit status."""
+
+    line: str
+    status: int
+
+
+def ending_of(error: BaseException) -> Ending | None:
+    """How a program ends with this error; None for errors that are bugs (their traceback is wanted)."""
+    if isinstance(error, LmvicError):
+        return Ending(" ".join(str(error).split()), MISTAKE)
+    if isinstance(error, KeyboardInterrupt):
+        return Ending("interrupted", INTERRUPTED)
+    if isinstance(error, BrokenPipeError):
+        return Ending("", CLOSED_PIPE)
+    if _is_out_of_memory(error):
+        return Ending("not enough memory; take smaller pictures (--downscale) or fewer --workers", MISTAKE)
+    if isinstance(error, OSError):
+        return Ending(" ".join(refusal(error).split()), MISTAKE)
+    return None
+
+
+def refusal(error: OSError) -> str:
+    """What the system refused, for people."""
+    reason = error.strerror or str(error)
+    if error.filename is None:
+        # files that we write name themselves: what is left is mostly standard output
+        return f"standard output, or a file without a name, failed: {reason}"
+    if is_disk_full(error):
+        return f"{error.filename}: the disk is full; make room or choose another place"
+    return f"{error.filename}: {reason}"
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether there was no room; numpy says so in words ("4096 requested and 0 written") instead of by a number."""
+    return error.errno == errno.ENOSPC or (error.errno is None and "requested and" in str(error))
+
+
+def run_cleanly(program: str, call: Callable[[], int]) -> int:
+    """The exit status of `call`, with everything that it printed really written.
+
+    Args:
+        program: begins the line on stderr.
+        call: the program; may raise, also SystemExit.
+
+    Raises:
+        Exception: what `ending_of` takes for a bug.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        _take_any_text(stream)
+    try:
+        status = call()
+        _flush(sys.stdout)
+    except SystemExit as stop:  # tyro's, after help or a usage error
+        status = _status_of(stop)
+        try:
+            _flush(sys.stdout)
+        except OSError as error:
+            status = _end(program, error)
+    except BaseException as error:
+        if ending_of(error) is None:
+            raise
+        status = _end(program, error)
+    return status
+
+
+def _end(program: str, error: BaseException) -> int:
+    ending = ending_of(error)
+    assert ending is not None
+    try:
+        _flush(sys.stdout)
+    except OSError:
+        _discard_stdout()  # else Python complains about it once more when it ends
+    if ending.line:
+        with suppress(OSError):
+            print(f"{program}: {ending.line}", file=sys.stderr, flush=True)
+    return ending.status
+
+
+def _status_of(stop: SystemExit) -> int:
+    if isinstance(stop.code, int) or stop.code is None:
+        return stop.code or 0
+    with suppress(OSError):
+        print(stop.code, file=sys.stderr)
+    return 1
+
+
+def _take_any_text(stream: TextIO | None) -> None:
+    """Names of files and views may hold what a terminal cannot show: it is shown as an escape instead of an error."""
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
+
+
+def _flush(stream: TextIO | None) -> None:
+    if stream is not None:
+        stream.flush()
+
+
+def _discard_stdout() -> None:
+    with suppress(OSError, ValueError, AttributeError):
+        sink = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, sys.stdout.fileno())
+        os.close(sink)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Python's, numpy's or torch's (whose CPU allocator raises a RuntimeError; torch is not imported for this)."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

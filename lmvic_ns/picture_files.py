@@ -1,0 +1,101 @@
+"""Picture files: the one place that opens them, and what each format can hold."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import ExifTags, Image
+
+from lmvic_ns.errors import LmvicError, SceneError
+
+MEGAPIXEL = 1_000_000
+MAX_PICTURE_PIXELS = 1 << 28
+"""Of a file that is read (a telephone's 200 megapixels, to be made smaller with --downscale); more is taken for an attack."""
+LONGEST_SIDE = {"webp": 16_383, "jpg": 65_500, "jpeg": 65_500, "avif": 65_536}
+"""Pixels that a format can hold in each direction, by suffix; a format that is not here has no such bound."""
+
+_ROTATED = (5, 6, 7, 8)  # values of EXIF's orientation that swap width and height
+_LIMIT_LOCK = threading.Lock()
+
+
+@contextmanager
+def open_picture(path: Path, *, pixels: bool = True) -> Iterator[Image.Image]:
+    """A picture file, of which everything that can fail has been done: any damage is one clear line.
+
+    Args:
+        path: the file.
+        pixels: decode it; without, only the header is read (size, mode, EXIF).
+
+    Raises:
+        SceneError: the file is missing, is no picture, is damaged, or has more than `MAX_PICTURE_PIXELS`.
+    """
+    try:
+        picture = _opened(path)
+    except LmvicError:
+        raise
+    except Exception as error:  # Pillow raises anything but a kind of its own: SyntaxError, struct.error, ValueError, ...
+        raise _unreadable(path, error) from error
+    with picture:
+        if pixels:
+            try:
+                picture.load()
+            except Exception as error:
+                raise _unreadable(path, error) from error
+        yield picture
+
+
+def is_rotated(picture: Image.Image) -> bool:
+    """Whether EXIF asks viewers to swap width and height. Cameras of a scene belong to the stored pixels."""
+    try:
+        return picture.getexif().get(ExifTags.Base.Orientation) in _ROTATED
+    except Exception:  # damaged EXIF says nothing
+        return False
+
+
+def check_format_holds(suffix: str, width: int, height: int, name: str) -> None:
+    """Refuse a picture that is larger than its format can be, before anything is decoded or coded.
+
+    Args:
+        suffix: of the files, such as "webp".
+        width: pixels.
+        height: pixels.
+        name: of the view.
+
+    Raises:
+        LmvicError: names the view, the limit and another format.
+    """
+    longest = LONGEST_SIDE.get(suffix.lstrip(".").lower())
+    if longest is not None and max(width, height) > longest:
+        raise LmvicError(
+            f"view {name!r} is {width} x {height} pixels, and {suffix.lstrip('.')} files hold at most {longest} in each "
+            "direction; use --format png"
+        )
+
+
+def _opened(path: Path) -> Image.Image:
+    with _LIMIT_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        kept, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # ours is checked below, with a hint
+        try:
+            picture = Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = kept
+    width, height = picture.size
+    if width * height > MAX_PICTURE_PIXELS:
+        picture.close()
+        raise SceneError(
+            f"{path}: is {width} x {height} pixels, more than {MAX_PICTURE_PIXELS // MEGAPIXEL} megapixels; "
+            "make it smaller first"
+        )
+    return picture
+
+
+def _unreadable(path: Path, error: Exception) -> SceneError:
+    if isinstance(error, FileNotFoundError):
+        return SceneError(f"{path}: image not found")
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+    return SceneError(f"{path}: cannot be read as an image ({reason}); replace it, or take it out of the scene")
