@@ -14,8 +14,8 @@ from lmvic_ns.codec.model import ModelConfig, MultiViewModel
 from lmvic_ns.training import TrainingError
 from lmvic_ns.training.growth import GrowConfig, check_growth, grow, train_grow
 
-SMALL = ModelConfig(ImageConfig(192, 32, 2, 3, 1, 1, 8, 16, 24))
-LARGE = ModelConfig(ImageConfig(208, 32, 4, 5, 2, 2, 8, 24, 40))
+SMALL = ModelConfig(ImageConfig(192, 32, 2, 3, 1, 8, 16, 24))
+LARGE = ModelConfig(ImageConfig(208, 32, 4, 5, 2, 8, 24, 40))
 
 
 def trained(config: ModelConfig, seed: int) -> MultiViewModel:

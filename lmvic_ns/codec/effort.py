@@ -23,6 +23,8 @@ class Effort:
         loop_filter: fit a filter to the decoded picture (`lmvic_ns.codec.loop_filter`).
         illumination: match the reference's exposure and white balance (`lmvic_ns.codec.illumination`).
         alone: code a view also without its reference, in case that is cheaper.
+        thrift: how much bits count when symbols of a view without and with a reference are rounded
+            (`lmvic_ns.codec.rates.thrifty_rounding`).
         stored: store a view as an ordinary picture where that is cheaper (`lmvic_ns.codec.stored_picture`).
     """
 
@@ -33,10 +35,17 @@ class Effort:
     illumination: bool = False
     alone: bool = False
     stored: bool = False
+    thrift: tuple[float, float] = (0.0, 0.0)
 
     def with_learned_depth(self) -> Effort:
         """The same with the learned depth codec."""
         return replace(self, depth_search=None)
+
+    def for_root(self, step: int | None) -> Effort:
+        """The same with this step of depth for a view without a reference; None leaves it."""
+        if step is None or self.depth_search is None:
+            return self
+        return replace(self, depth_search=replace(self.depth_search, root_step=step))
 
     @staticmethod
     def named(name: EffortName) -> Effort:
@@ -45,7 +54,7 @@ class Effort:
         Raises:
             ValueError: there is no such effort.
         """
-        basis = Effort(DepthSearch(), loop_filter=True, illumination=True, alone=True, stored=True)
+        basis = Effort(DepthSearch(), loop_filter=True, illumination=True, alone=True, stored=True, thrift=(0.0, 0.2))
         match name:
             case "fast":
                 return basis

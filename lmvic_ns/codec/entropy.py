@@ -25,7 +25,7 @@ from lmvic_ns.codec.fixed_point import (
     multiply_fixed,
     to_fixed,
 )
-from lmvic_ns.codec.rates import SCALE_COUNT, SCALE_STEP
+from lmvic_ns.codec.rates import SCALE_COUNT, SCALE_STEP, thrifty_rounding
 from lmvic_ns.codec.symbols import SymbolCoder
 
 __all__ = ["EntropyConfig", "EntropyModel", "EntropyOutput"]
@@ -47,12 +47,13 @@ class EntropyModel(EntropyRates):
         float_prior: Float[Tensor, "1 f h w"] | None = None,
         cross_view_latent: Float[Tensor, "1 m h w"] | None = None,
         hyper: Float[Tensor, "1 n hz wz"] | None = None,
+        thrift: float = 0.0,
     ) -> Float[Tensor, "1 m h w"]:
         """Codes one latent; the arguments are as in `code`. Without a hyper-latent, the one of this latent."""
         if hyper is None:
             hyper = self._hyper_symbols(latent, level, exact_prior, float_prior, cross_view_latent)
         size = latent.shape[-2], latent.shape[-1]
-        return self.code(size, level, coder, exact_prior, float_prior, cross_view_latent, latent, hyper)
+        return self.code(size, level, coder, exact_prior, float_prior, cross_view_latent, latent, hyper, thrift)
 
     def _hyper_symbols(
         self,
@@ -97,6 +98,7 @@ class EntropyModel(EntropyRates):
         cross_view_latent: Float[Tensor, "1 m h w"] | None = None,
         latent: Float[Tensor, "1 m h w"] | None = None,
         hyper: Float[Tensor, "1 n hz wz"] | None = None,
+        thrift: float = 0.0,
     ) -> Float[Tensor, "1 m h w"]:
         """The one procedure that encoder and decoder share, so that they cannot differ.
 
@@ -110,6 +112,7 @@ class EntropyModel(EntropyRates):
                 means a fixed-point prediction that is added to them.
             latent: what to encode.
             hyper: rounded hyper-latent to encode.
+            thrift: how much the encoder minds bits when it rounds, see `thrifty_rounding`; 0 takes the nearest symbols.
 
         Returns:
             The decoded latent, unit variance; fixed-point (float64) if the means are exact, else the parameters' type.
@@ -148,7 +151,8 @@ class EntropyModel(EntropyRates):
             residual = None
             if latent is not None:
                 at_symbols = mean / ONE if self.exact_means else mean.double() * (gain / ONE)
-                residual = torch.round(latent.double() * (gain / ONE) - at_symbols)[mask]
+                residual = (latent.double() * (gain / ONE) - at_symbols)[mask]
+                residual = thrifty_rounding(residual, indexes[mask], thrift) if thrift else torch.round(residual)
             values = coder.code(residual, indexes[mask])
             symbols[mask] = values
             if self.exact_means:

@@ -160,9 +160,7 @@ class EntropyNetworks(nn.Module):
         """Share of the cross-view latent that is subtracted before coding, for each channel, 0..1."""
         return torch.sigmoid(self.reference_logit(level))
 
-    def _mean(
-        self, step: int, features: Tensor, decoded: Tensor, level: Tensor, cross_view_latent: Tensor | None
-    ) -> Tensor:
+    def _mean(self, step: int, features: Tensor, decoded: Tensor, level: Tensor, cross_view_latent: Tensor | None) -> Tensor:
         """Mean of what is left of the latent once `reference_weight * cross_view_latent` is subtracted.
 
         The gate moves the weight up or down for each position and channel: a mean of `(gate - weight) * cross_view_latent`.

@@ -281,7 +281,7 @@ def _read_exp_golomb(bits: str, position: int, name: str) -> tuple[int, int]:
     zeros = start - position
     end = start + zeros + 1
     if start < 0 or end > len(bits):
-        raise BitstreamError(f"{name}: loop filter: the part ends within a coefficient")
+        raise BitstreamError(f"{name}: loop filter: expected a whole coefficient, found the end of the part")
     number = int(bits[start:end], 2)
     value = number // 2 if number % 2 == 0 else -(number // 2)
     if abs(value) > LARGEST:

@@ -25,6 +25,7 @@ from lmvic_ns.codec.planning import (
     find_views,
     inverse_depth_scale,
     quality_offsets,
+    root_depth_step,
     scene_camera,
 )
 from lmvic_ns.codec.quality import LEVELS
@@ -35,6 +36,8 @@ from lmvic_ns.geometry.reference_tree import ReferenceTree
 from lmvic_ns.scene import MultiViewScene
 
 DEFAULT_QUALITY = 32
+ROOT_PIXELS = 0.5
+"""A step of a root's depth moves its median pixel so far in a child."""
 
 
 class ViewCodec(Protocol):
@@ -233,9 +236,12 @@ class MultiViewCodec:
                         state = self._decode_unit(header, cameras, view, depth_part, image_part, reference)
                 else:
                     image = scene.image(view)[None]
-                    coded_depth = None
+                    coded_depth, view_effort = None, effort
                     if scene.has_depth and (options.with_depth or view in has_children or parent >= 0):
                         coded_depth = (scene.inverse_depth(view)[None].double() / scale).clamp(0.0, 1.0)
+                        if parent < 0:
+                            children = [child for child in order if tree.parent[child] == view]
+                            view_effort = effort.for_root(root_depth_step(cameras, view, children, coded_depth[0], ROOT_PIXELS))
                     depth_part, image_part, state = self.model.compress(
                         image,
                         coded_depth,
@@ -243,7 +249,7 @@ class MultiViewCodec:
                         reference,
                         levels[view],
                         options.depth_quality,
-                        effort,
+                        view_effort,
                     )
                     writer.add_unit(view, depth_part, image_part)
                     psnr = _psnr_8bit(state.image, image)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from lmvic_ns.bitstream.header import FileHeader
 from lmvic_ns.errors import LmvicError
-from lmvic_ns.geometry.cameras import Cameras
+from lmvic_ns.geometry.cameras import Cameras, relative_projection
 from lmvic_ns.geometry.ordering import (
     ReferenceTree,
     independent_views,
@@ -21,9 +22,9 @@ from lmvic_ns.geometry.ordering import (
 )
 from lmvic_ns.scene import MultiViewScene
 
-LEVELS_PER_DOUBLING = 2
+LEVELS_PER_DOUBLING = 3
 """Levels that a view gains when the views that depend on it, and itself, double (see `quality_offsets`)."""
-OFFSET_RANGE = (-4, 8)
+OFFSET_RANGE = (-4, 10)
 """Bounds of these offsets: the last views of a long chain would be coded visibly worse."""
 
 _NEAR_QUANTILE = 0.999
@@ -55,6 +56,40 @@ def inverse_depth_scale(scene: MultiViewScene) -> float:
         if values.size:
             near = max(near, float(np.quantile(values, _NEAR_QUANTILE)))
     return near * _NEAR_MARGIN if near > 0 else 1.0
+
+
+def root_depth_step(
+    cameras: Cameras, view: int, children: Sequence[int], inverse_depth: Float[Tensor, "h w"], pixels: float
+) -> int | None:
+    """How exact a root's depth has to be for its children, which inherit it.
+
+    Args:
+        cameras: of all views, in the codec's units.
+        view: the root.
+        children: views that refer to it.
+        inverse_depth: of the root, normalised, 0..1.
+        pixels: how far one step may move the root's median pixel in the child that sees it move most.
+
+    Returns:
+        Step in units of 1/65536 of the range, 128..2048; None without children.
+    """
+    if not children:
+        return None
+    h, w = inverse_depth.shape
+    v, u = torch.meshgrid(torch.arange(4, h, 8, dtype=torch.float64), torch.arange(4, w, 8, dtype=torch.float64), indexing="ij")
+    rho = inverse_depth[4::8, 4::8].double().cpu()
+    most = 1e-6
+    for child in children:
+        homography, offset = (m[0].double().cpu() for m in relative_projection(cameras[view], cameras[child]))
+        base = [homography[k, 0] * (u + 0.5) + homography[k, 1] * (v + 0.5) + homography[k, 2] for k in range(3)]
+
+        def place(r: Tensor, base: list[Tensor] = base, offset: Tensor = offset) -> tuple[Tensor, Tensor]:
+            z = (base[2] + r * offset[2]).clamp(min=1e-6)
+            return (base[0] + r * offset[0]) / z, (base[1] + r * offset[1]) / z
+
+        (x0, y0), (x1, y1) = place(rho), place(rho + 1e-3)
+        most = max(most, float(torch.hypot(x1 - x0, y1 - y0).median()) / 1e-3)
+    return int(min(max(round(pixels / most * 65536), 128), 2048))
 
 
 def depth_first(tree: ReferenceTree) -> tuple[int, ...]:

@@ -20,6 +20,8 @@ from lmvic_ns.errors import BitstreamError
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _WEBP_SIDE = 16383
+_JPEG_SIDE = 65500
+_QUALITIES = (1, 2, 3, 4, 6, 8, 11, 15, 20, 27, 36, 47, 60, 73, 84, 92, 96, 98)
 _FEW_COLOURS = 512
 
 
@@ -78,34 +80,60 @@ def cheaper_picture(
     pixels = values.shape[0] * values.shape[1]
     picture = Image.fromarray(values)
     original = torch.from_numpy(values.copy()).permute(2, 0, 1)[None].float() / 255
-    best, best_cost = None, cost
-    for stored in _candidates(picture, original, error, cost == float("inf") or 8 * size > pixels or _few_colours(values)):
-        e = (stored.image - original).square().mean().item()
-        c = weight * e + 8 * len(stored.data) / pixels
-        if c < best_cost or (best is None and e <= error and len(stored.data) <= size):
-            best, best_cost = stored, min(c, best_cost)
-    return best
-
-
-def _candidates(picture: Image.Image, original: Tensor, error: float, lossless: bool) -> Iterator[StoredPicture]:
-    """JPEGs on the way to the coded view's quality, and lossless files where they have a chance."""
-    name = f"{picture.width}x{picture.height}"
-    size = picture.height, picture.width
-    if max(size) <= 65500:
-        low, high = 2, 98
-        while low <= high:
-            quality = (low + high) // 2
-            data = _save(picture, "JPEG", quality=quality, subsampling=0, optimize=True)
-            stored = StoredPicture(data, read_stored_picture(data, size, name))
-            yield stored
-            if (stored.image - original).square().mean().item() <= error:
-                high = quality - 1
-            else:
-                low = quality + 1
+    lossless = cost == float("inf") or 8 * size > pixels or _few_colours(values)
+    tried = list(_towards(picture, original, error))
     if lossless:
-        yield StoredPicture(_save(picture, "PNG", optimize=True), original)
-        if max(size) <= _WEBP_SIDE:
-            yield StoredPicture(_save(picture, "WEBP", lossless=True, quality=50, method=4), original)
+        tried += _lossless(picture, original)
+    priced = [_Priced(stored, weight, original) for stored in tried]
+    if not any(p.cost < cost or (p.error <= error and len(p.stored.data) <= size) for p in priced):
+        return None
+    # the networks have lost: now all settings, so that more lambda never chooses a worse picture
+    priced += [_Priced(stored, weight, original) for stored in _grid(picture)]
+    best = min(priced, key=lambda p: p.cost)
+    if best.cost < cost:
+        return best.stored
+    return min((p for p in priced if p.error <= error), key=lambda p: len(p.stored.data)).stored
+
+
+class _Priced:
+    """A picture with its error and cost."""
+
+    def __init__(self, stored: StoredPicture, weight: float, original: Tensor):
+        self.stored = stored
+        self.error = (stored.image - original).square().mean().item()
+        self.cost = weight * self.error + 8 * len(stored.data) / (original.shape[-1] * original.shape[-2])
+
+
+def _jpeg(picture: Image.Image, quality: int) -> StoredPicture:
+    data = _save(picture, "JPEG", quality=quality, subsampling=0, optimize=True)
+    return StoredPicture(data, read_stored_picture(data, (picture.height, picture.width), "view"))
+
+
+def _towards(picture: Image.Image, original: Tensor, error: float) -> Iterator[StoredPicture]:
+    """JPEGs on the way to the coded view's quality."""
+    if max(picture.size) > _JPEG_SIDE:
+        return
+    low, high = 1, 98
+    while low <= high:
+        quality = (low + high) // 2
+        stored = _jpeg(picture, quality)
+        yield stored
+        if (stored.image - original).square().mean().item() <= error:
+            high = quality - 1
+        else:
+            low = quality + 1
+
+
+def _grid(picture: Image.Image) -> Iterator[StoredPicture]:
+    """JPEGs from the worst quality to the best."""
+    if max(picture.size) <= _JPEG_SIDE:
+        yield from (_jpeg(picture, quality) for quality in _QUALITIES)
+
+
+def _lossless(picture: Image.Image, original: Tensor) -> Iterator[StoredPicture]:
+    yield StoredPicture(_save(picture, "PNG", optimize=True), original)
+    if max(picture.size) <= _WEBP_SIDE:
+        yield StoredPicture(_save(picture, "WEBP", lossless=True, quality=50, method=4), original)
 
 
 def _save(picture: Image.Image, kind: str, **options) -> bytes:

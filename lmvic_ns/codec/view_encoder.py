@@ -86,6 +86,7 @@ class ViewEncoder:
         self.size = image.shape[-2], image.shape[-1]
         self.quality = torch.full((1,), float(level), device=image.device)
         self.weight = image_lambda(level)
+        self.thrift = (0.0, 0.0)
 
     def encode(self, inverse_depth: Float[Tensor, "1 h w"] | None, depth_level: int | None, effort: Effort) -> CodedView:
         """The cheapest of what this effort tries.
@@ -96,6 +97,7 @@ class ViewEncoder:
                 looks for the one that costs least as far as the effort goes.
             effort: what to try.
         """
+        self.thrift = effort.thrift
         if inverse_depth is not None:
             inverse_depth = inverse_depth.double().to(self.image.device)
             if effort.illumination:
@@ -212,7 +214,11 @@ class ViewEncoder:
         latent, hyper = (self._latent, None) if latents is None else (latents[0], torch.round(latents[1].double()))
         writer = SymbolWriter(self.model.tables)
         coverage, prior, cross_view = self.model.image.priors(context)
-        coded = self.model.image.entropy.compress(latent, self.level, writer, fixed_coverage(coverage), prior, cross_view, hyper)
+        # fitted latents are where they should be
+        thrift = 0.0 if latents is not None else self.thrift[context is not None]
+        coded = self.model.image.entropy.compress(
+            latent, self.level, writer, fixed_coverage(coverage), prior, cross_view, hyper, thrift
+        )
         picture = self.model.reconstruct(coded, self.quality, context, self.size)
         depth_level = depth[0] if depth and depth[0] != QUADTREE else None
         state = self.model.state_of(picture, decoded_depth, self.cameras, depth_level)

@@ -113,8 +113,6 @@ def _blobs(coarse: Float[Tensor, "b 1 m n"], h: int, w: int) -> Float[Tensor, "b
 def _sample(image: Float[Tensor, "b c h w"], move: Float[Tensor, "b 2 h w"], mode: str) -> Float[Tensor, "b c h w"]:
     """The picture at x + move, in pixels."""
     h, w = image.shape[-2:]
-    y, x = torch.meshgrid(
-        torch.arange(h, device=image.device) + 0.5, torch.arange(w, device=image.device) + 0.5, indexing="ij"
-    )
+    y, x = torch.meshgrid(torch.arange(h, device=image.device) + 0.5, torch.arange(w, device=image.device) + 0.5, indexing="ij")
     grid = torch.stack([(x + move[:, 0]) * (2 / w) - 1, (y + move[:, 1]) * (2 / h) - 1], -1)
     return F.grid_sample(image.float(), grid.to(image.dtype), mode=mode, padding_mode="border", align_corners=False)
