@@ -49,7 +49,7 @@ def rate_error(preset: str, size: tuple[int, int], quality: int) -> float:
     image = torch.nn.functional.interpolate(coarse, size, mode="bicubic").clamp(0, 1)
     with torch.no_grad():
         estimated = model.forward_photo(image, torch.tensor([float(quality)])).image_bits.item()
-        latent = model.image.analysis(image, torch.tensor([float(quality)]), None)
+        latent = model.image.analysis(image, torch.tensor([float(quality)]))
         writer = SymbolWriter(model.tables)
         model.image.entropy.compress(latent, quality, writer)
     return 8 * len(writer.finish()) / estimated - 1

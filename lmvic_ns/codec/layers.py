@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from lmvic_ns.codec.quality import LEVELS
 
-
 _GATE_LIMIT = 64.0
 
 

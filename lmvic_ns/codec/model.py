@@ -15,12 +15,13 @@ from lmvic_ns.codec.depth_quadtree import QUADTREE, integer_prediction, read_dep
 from lmvic_ns.codec.depth_search import DepthSearch, QuadtreeEncoder, WarpCosts
 from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.fixed_point import ONE
-from lmvic_ns.codec.image import STRIDE, ImageCodec, ImageConfig, ImageContext, fixed_coverage
 from lmvic_ns.codec.illumination import Illumination
+from lmvic_ns.codec.image import STRIDE, ImageCodec, ImageConfig, ImageContext, fixed_coverage
 from lmvic_ns.codec.layers import pad_to_multiple
 from lmvic_ns.codec.loop_filter import WarpedReference, apply_loop_filter, read_loop_filter
 from lmvic_ns.codec.quality import LEVELS, coding_noise
 from lmvic_ns.codec.rates import scale_tables
+from lmvic_ns.codec.state import ReferenceState, ViewOutput
 from lmvic_ns.codec.stored_picture import read_stored_picture
 from lmvic_ns.codec.symbols import SymbolReader, SymbolWriter
 from lmvic_ns.codec.view_encoder import ViewEncoder
@@ -56,58 +57,6 @@ class ModelConfig:
     image: ImageConfig = field(default_factory=ImageConfig)
     depth: DepthConfig = field(default_factory=DepthConfig)
     ablation: Ablation = field(default_factory=Ablation)
-
-
-@dataclass
-class ReferenceState:
-    """What a decoder keeps of a view for the views that refer to it.
-
-    Attributes:
-        image: reconstruction, 0..1.
-        inverse_depth: normalised inverse depth at 1/4, multiples of 1/65536 when decoding.
-        cameras: at full resolution.
-        depth_level: quality level of depth that the learned codec coded; None without, and in training.
-    """
-
-    image: Float[Tensor, "b 3 h w"]
-    inverse_depth: Float[Tensor, "b h4 w4"]
-    cameras: Cameras
-    depth_level: int | None = None
-
-    def detach(self) -> ReferenceState:
-        """Without gradients."""
-        return replace(self, image=self.image.detach())
-
-    def sample(self, number: int) -> ReferenceState:
-        """One sample of a batch."""
-        one = slice(number, number + 1)
-        return replace(
-            self,
-            image=self.image[one],
-            inverse_depth=self.inverse_depth[one],
-            cameras=self.cameras[number],
-        )
-
-
-@dataclass
-class ViewOutput:
-    """Training pass of one view.
-
-    Attributes:
-        image: reconstruction, not clamped.
-        image_bits: estimated bits of the image part.
-        inverse_depth: reconstruction of the normalised inverse depth at 1/4, or None for a photograph.
-        depth_bits: estimated bits of the depth part.
-        depth_target: what `inverse_depth` is compared with.
-        state: reference for later views.
-    """
-
-    image: Float[Tensor, "b 3 h w"]
-    image_bits: Float[Tensor, "b"]
-    inverse_depth: Float[Tensor, "b h4 w4"] | None
-    depth_bits: Float[Tensor, "b"]
-    depth_target: Float[Tensor, "b h4 w4"] | None
-    state: ReferenceState | None
 
 
 class MultiViewModel(nn.Module):

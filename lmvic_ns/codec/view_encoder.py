@@ -29,7 +29,8 @@ from lmvic_ns.geometry.disparity import disparity_and_mask, downsample_inverse_d
 from lmvic_ns.geometry.warp import warp
 
 if TYPE_CHECKING:
-    from lmvic_ns.codec.model import MultiViewModel, ReferenceState
+    from lmvic_ns.codec.model import MultiViewModel
+    from lmvic_ns.codec.state import ReferenceState
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,6 @@ class ViewEncoder:
         """Corrects the reference's picture where its exposure or white balance differs."""
         if self.reference is None or not self.model.ablation.alignment:
             return
-        h, w = self.size
         reference = self.reference
         hr, wr = reference.image.shape[-2:]
         found = disparity_and_mask(

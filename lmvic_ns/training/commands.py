@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lmvic_ns.training import TrainingError, require_lightning
 from lmvic_ns.training.data import LevelConfig, PhotoDataset, collate_photos
-from lmvic_ns.training.pairs import PairBatch
 from lmvic_ns.training.pack import Pack, PackConfig, write_pack
+from lmvic_ns.training.pairs import PairBatch
 from lmvic_ns.training.photos import CropConfig, PhotoCrops, PhotoSet, centre_crops, load_photos
 from lmvic_ns.training.scenes import (
     ChainConfig,

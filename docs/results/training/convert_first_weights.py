@@ -32,6 +32,7 @@ def at_new_levels(anchors: torch.Tensor, extrapolate: bool) -> torch.Tensor:
 
 
 def main() -> None:
+    """Reads the old weights, writes the start."""
     state = {}
     for name, value in load_file(sys.argv[1]).items():
         value = value.float() if value.is_floating_point() else value
