@@ -142,19 +142,21 @@ class MultiViewScene:
         depth_format: Literal["npy", "png"] | None = "npy",
         depth_unit_scale_factor: float = 1e-3,
         overwrite: bool = False,
+        inputs: Sequence[Path] = (),
     ) -> Path:
-        """Write a nerfstudio dataset (images/, depths/, transforms.json); the folder appears whole or not at all.
+        """Write a nerfstudio dataset (images/, depths/, transforms.json): all of it, or nothing.
 
         Args:
-            folder: Made by this call; one that exists and is not empty is refused unless `overwrite`, which replaces
-                it.
+            folder: New or empty; one that this program filled before is filled anew with `overwrite`.
             image_format: 8-bit PNG, or JPEG at quality 95 without chroma subsampling.
             depth_format: float32 .npy, or 16-bit .png (nerfstudio's dataparser takes both); None, or a scene without
                 depth: no depth.
             depth_unit_scale_factor: Scene units of a depth file's 1. nerfstudio applies its own option of this name,
                 1e-3 by default, to
                 both formats and does not read it from the file.
-            overwrite: Replace what is there.
+            overwrite: Replace the files that this program wrote there before (the folder's own list names them), and
+                no others.
+            inputs: Files and folders that the scene comes from; a folder that is, holds or lies among them is refused.
 
         Returns:
             The folder.
@@ -164,7 +166,7 @@ class MultiViewScene:
         """
         from lmvic_ns.scene_writer import write_dataset
 
-        return write_dataset(self, Path(folder), image_format, depth_format, depth_unit_scale_factor, overwrite)
+        return write_dataset(self, Path(folder), image_format, depth_format, depth_unit_scale_factor, overwrite, inputs)
 
     def _index(self, index: int) -> int:
         index = int(index)

@@ -56,10 +56,15 @@ class Frame:
         return undistortion_map(self.camera, self.lens, self.pinhole, self.height, self.width)
 
 
+def transforms_file(path: Path) -> Path:
+    """The transforms.json of a dataset that is given by its folder or by that file."""
+    return path if path.suffix == ".json" and not path.is_dir() else path / "transforms.json"
+
+
 def read_dataset(path: Path, depth_unit_scale_factor: float | None) -> MultiViewScene:
     """See `MultiViewScene.from_dataset`."""
-    file = path if path.suffix == ".json" else path / "transforms.json"
-    meta = _load_json(file)
+    file = transforms_file(path)
+    meta = load_transforms(file)
     records = meta.get("frames")
     if not isinstance(records, list) or not records or not all(isinstance(r, dict) for r in records):
         raise SceneError(f"{file}: no frames; a nerfstudio dataset lists its views under 'frames'")
@@ -119,7 +124,12 @@ def load_inverse_depth(frame: Frame, unit: float) -> Float[Tensor, "h w"]:
     return torch.nan_to_num(inverse, nan=0.0, posinf=0.0)
 
 
-def _load_json(file: Path) -> dict[str, Any]:
+def load_transforms(file: Path) -> dict[str, Any]:
+    """A transforms.json as it is.
+
+    Raises:
+        SceneError: it is missing, or is no JSON object.
+    """
     if not file.is_file():
         raise SceneError(f"{file}: not found; give a nerfstudio dataset folder (ns-process-data makes one)")
     try:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from PIL import Image
 
 from lmvic_ns.errors import SceneError
+from lmvic_ns.output import FolderOutput, writing
 from lmvic_ns.scene import MultiViewScene
 
 _LARGEST_16_BIT = 65535
@@ -26,6 +26,7 @@ def write_dataset(
     depth_format: str | None,
     depth_unit_scale_factor: float,
     overwrite: bool,
+    inputs: Sequence[Path] = (),
 ) -> Path:
     """See `MultiViewScene.write_dataset`."""
     if image_format not in ("png", "jpg"):
@@ -36,41 +37,28 @@ def write_dataset(
         raise SceneError(f"depth_unit_scale_factor must be positive and finite, not {depth_unit_scale_factor}")
     if bool((scene.cameras.intrinsics[:, 0, 1] != 0).any()):
         raise SceneError("views with skew cannot be written: nerfstudio's cameras have none")
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not overwrite)):
-        raise SceneError(f"{folder}: already exists; choose another folder or allow overwriting")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # built next to its place under a name that says so, then renamed: an interruption leaves nothing that looks whole
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
-    try:
-        _fill(scene, partial, image_format, depth_format if scene.has_depth else None, depth_unit_scale_factor)
-        partial.chmod(0o755)
-        if folder.exists():
-            old = partial.with_name(partial.name + ".old")
-            os.replace(folder, old)
-            os.replace(partial, folder)
-            shutil.rmtree(old)
-        else:
-            os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    depth_format = depth_format if scene.has_depth else None
+    with FolderOutput(folder, inputs=inputs, overwrite=overwrite) as output:
+        names = [f"images/{name}.{image_format}" for name in scene.names]
+        names += [f"depths/{name}.{depth_format}" for name in scene.names if depth_format]
+        output.check_free([*names, "sparse_pc.ply", "transforms.json"])
+        with writing(folder):
+            _fill(scene, output.staging, image_format, depth_format, depth_unit_scale_factor)
     return folder
 
 
 def _fill(scene: MultiViewScene, folder: Path, image_format: str, depth_format: str | None, unit: float) -> None:
-    (folder / "images").mkdir()
-    if depth_format:
-        (folder / "depths").mkdir()
     poses = scene.cameras.to_opengl_camera_to_world()
     frames, intrinsics = [], []
     for index, name in enumerate(scene.names):
         path = f"images/{name}.{image_format}"
         pixels = (scene.image(index) * 255.0).round().to(torch.uint8).permute(1, 2, 0).numpy()
         options: dict[str, Any] = {"quality": 95, "subsampling": 0} if image_format == "jpg" else {}
-        Image.fromarray(pixels).save(folder / path, **options)
+        Image.fromarray(pixels).save(_place(folder, path), **options)
         frame: dict[str, Any] = {"file_path": path, "transform_matrix": poses[index].tolist()}
         if depth_format:
             frame["depth_file_path"] = f"depths/{name}.{depth_format}"
-            _write_depth(folder / frame["depth_file_path"], scene, index, unit)
+            _write_depth(_place(folder, frame["depth_file_path"]), scene, index, unit)
         k = scene.cameras.intrinsics[index]
         intrinsics.append(
             {
@@ -96,6 +84,13 @@ def _fill(scene: MultiViewScene, folder: Path, image_format: str, depth_format: 
         meta["ply_file_path"] = "sparse_pc.ply"
     meta["frames"] = frames
     (folder / "transforms.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+
+def _place(folder: Path, name: str) -> Path:
+    """Where a file goes; names may hold folders, which are made."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _write_depth(path: Path, scene: MultiViewScene, index: int, unit: float) -> None:

@@ -13,6 +13,7 @@ import torch
 from export_scenes import ROOM, entries, lmvic, write_room, write_weights
 from PIL import Image
 
+from lmvic_ns.bitstream.partial import read_partial
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.bitstream.writer import Writer
 from lmvic_ns.codec.multiview import load_codec
@@ -351,13 +352,20 @@ def test_one_picture_is_a_scene(room, weights, tmp_path, monkeypatch):
     assert MultiViewScene.from_dataset(tmp_path / "out").names == ["002"]
 
 
-def test_overwriting_replaces_the_whole_dataset(room, file, weights, tmp_path, monkeypatch):
-    out = tmp_path / "out"
-    shutil.copytree(room, out)
-    (out / "stray.txt").touch()
-    assert lmvic(monkeypatch, "decode", file, out, "--weights", weights, "--overwrite", "--format", "jpg") == 0
-    assert "stray.txt" not in entries(out) and "000.jpg" in entries(out / "images")
-    assert entries(tmp_path) == {"out"}
+def test_overwriting_replaces_what_lmvic_wrote_and_nothing_else(room, file, weights, tmp_path, monkeypatch, capsys):
+    out, decode = tmp_path / "out", ("decode", file, tmp_path / "out", "--weights", weights)
+    assert lmvic(monkeypatch, *decode) == 0
+    (out / "notes.txt").write_text("mine")
+    (out / "images" / "mine.png").touch()
+    assert lmvic(monkeypatch, *decode) == 2
+    assert lmvic(monkeypatch, *decode, "--overwrite", "--format", "jpg", "--no-depth") == 0
+    assert entries(out) == {"notes.txt", "images", "transforms.json", "sparse_pc.ply", ".lmvic-files.json"}
+    assert entries(out / "images") == {"000.jpg", "001.jpg", "002.jpg", "003.jpg", "mine.png"}
+    assert (out / "notes.txt").read_text() == "mine" and entries(tmp_path) == {"out"}
+    capsys.readouterr()
+    (out / "images" / "001.jpg").write_text("another picture under the same name")
+    assert lmvic(monkeypatch, *decode, "--overwrite") == 2
+    assert "images/001.jpg was changed since" in capsys.readouterr().err
 
 
 def test_interrupted_encode_resumes_to_the_same_file(room, file, weights, tmp_path, monkeypatch, capsys):
@@ -373,12 +381,54 @@ def test_interrupted_encode_resumes_to_the_same_file(room, file, weights, tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr(Writer, "add_unit", stop_at_the_third)
         assert lmvic(monkeypatch, *command) == 130
-    assert "--resume goes on" in capsys.readouterr().err and entries(tmp_path) == {"room.lmvic.partial"}
+    assert "the same command goes on" in capsys.readouterr().err and entries(tmp_path) == {"room.lmvic.partial"}
     done: list[int] = []
     with monkeypatch.context() as patch:
         patch.setattr(Writer, "add_unit", lambda self, view, *parts: (done.append(view), add(self, view, *parts)))
-        assert lmvic(monkeypatch, *command, "--resume") == 0
+        assert lmvic(monkeypatch, *command) == 0
+    assert "going on after 2 of 4 views" in capsys.readouterr().out
     assert len(done) == 2 and path.read_bytes() == file.read_bytes() and entries(tmp_path) == {"room.lmvic"}
+
+
+def test_an_interrupted_encode_is_lost_to_nobody(room, file, weights, tmp_path, monkeypatch, capsys):
+    """Other settings or other pictures refuse it in a line; --overwrite begins anew; a second run at once is refused."""
+    scene, path = tmp_path / "room", tmp_path / "room.lmvic"
+    shutil.copytree(room, scene)
+    partial, add = path.with_name("room.lmvic.partial"), Writer.add_unit
+
+    def stop_at_the_third(self, *args):
+        if len(self.done) == 2:
+            raise KeyboardInterrupt
+        add(self, *args)
+
+    command = ("encode", scene, path, "--weights", weights, "--device", "cpu", "--no-verify")
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "add_unit", stop_at_the_third)
+        assert lmvic(monkeypatch, *command) == 130
+    before = partial.read_bytes()
+    other = write_weights(tmp_path / "other.safetensors", seed=1, name="other")
+    for change in (("--quality", 20), ("--effort", "fast"), ("--depth", "none"), ("--weights", other)):
+        capsys.readouterr()
+        assert lmvic(monkeypatch, *command, *change) == 2, change
+        error = capsys.readouterr().err.strip()
+        assert "begun with other settings" in error and "--overwrite" in error and "\n" not in error, change
+        assert partial.read_bytes() == before
+    header = read_partial(partial).header
+    assert header is not None
+    running = Writer.resume(path, header)
+    assert lmvic(monkeypatch, *command) == 2 and "another run is writing it" in capsys.readouterr().err
+    running.abort()
+    picture = scene / "images" / "003.png"
+    Image.open(picture).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(picture)
+    assert lmvic(monkeypatch, *command) == 2 and "other settings or pictures" in capsys.readouterr().err
+    assert lmvic(monkeypatch, *command, "--overwrite") == 0
+    assert "beginning anew" in capsys.readouterr().out and not partial.exists()
+    with Reader(path) as reader:
+        assert reader.verify() == [] and reader.sections() == ("PNTS",)
+    # a file of somebody else that has the name
+    path.unlink()
+    partial.write_text("a short note")
+    assert lmvic(monkeypatch, *command, "--overwrite") == 2 and partial.read_text() == "a short note"
 
 
 def test_interrupted_decode_leaves_nothing(file, weights, tmp_path, monkeypatch, capsys):

@@ -10,7 +10,7 @@ from typing import Literal
 
 import tyro
 
-from lmvic_ns.export.options import CodingOptions
+from lmvic_ns.export.options import CodingOptions, weights_inputs
 
 
 @dataclass
@@ -34,20 +34,27 @@ def encode(config: EncodeConfig) -> int:
         LmvicError: the dataset, an option, the weights or the place to write to is not fit.
     """
     from lmvic_ns.codec.multiview import load_codec
-    from lmvic_ns.export.encoding import check_output, downscaled, encode_scene, finish, pick_device
-    from lmvic_ns.export.sources import dataset_files, dataset_scene
+    from lmvic_ns.export.encoding import check_output, check_partial, downscaled, encode_scene, finish, pick_device
+    from lmvic_ns.export.report_files import check_report
+    from lmvic_ns.export.sources import dataset_inputs, dataset_scene
     from lmvic_ns.export.terminal import interruptible
 
     config.check()
-    check_output(config.file, config.overwrite)
+    files = dataset_inputs(config.dataset)
+    inputs = (*files.all, *weights_inputs(config.weights))
+    check_output(config.file, config.overwrite, inputs)
+    if config.report is not None:
+        check_report(config.report, config.overwrite, inputs)
+    source = f"{config.depth} {files.fingerprint()}"
+    if not config.overwrite:  # early; clearing away what is in the way comes after all other checks
+        check_partial(config.file, config.settings(source), overwrite=False)
     with interruptible(config.file) as outcome:
         codec = load_codec(config.weights, pick_device(config.device))
         scene = downscaled(dataset_scene(config.dataset, config.depth, config.reference_structure), config.downscale)
         started = time.perf_counter()
-        encoded = encode_scene(scene, config.file, config, codec)
+        encoded = encode_scene(scene, config.file, config, codec, source, inputs)
         seconds = time.perf_counter() - started
-        files = dataset_files(config.dataset)
-        finish(encoded, scene, codec, config, report=config.report, files=files, seconds=seconds)
+        finish(encoded, scene, codec, config, report=config.report, files=sorted(files.pictures), seconds=seconds)
     return outcome.status
 
 
@@ -58,7 +65,7 @@ class DecodeConfig:
     file: tyro.conf.Positional[Path]
     """The .lmvic file."""
     out: tyro.conf.Positional[Path]
-    """Folder for the dataset; new or empty."""
+    """Folder for the dataset; new or empty (`.` will do)."""
     views: tuple[str, ...] = ()
     """Names or numbers of views; all without. Only they and the views that they refer to are decoded."""
     format: Literal["png", "jpg", "webp"] = "png"
@@ -72,7 +79,7 @@ class DecodeConfig:
     workers: int = 1
     """Branches of the tree that are decoded at the same time."""
     overwrite: bool = False
-    """Replace the dataset that is in the folder."""
+    """Replace the files that lmvic wrote into the folder before (its .lmvic-files.json names them), and no others."""
 
 
 def decode(config: DecodeConfig) -> int:

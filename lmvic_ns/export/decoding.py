@@ -9,10 +9,12 @@ from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.codec.multiview import MultiViewCodec, find_views, load_codec
 from lmvic_ns.codec.weights import weights_names
 from lmvic_ns.errors import BitstreamError, WeightsError
-from lmvic_ns.export.dataset import DatasetFormat, DatasetWriter, check_folder
+from lmvic_ns.export.dataset import DatasetFormat, DatasetWriter
 from lmvic_ns.export.encoding import pick_device
+from lmvic_ns.export.options import weights_inputs
 from lmvic_ns.export.points import TAG, unpack_points
 from lmvic_ns.export.terminal import progress
+from lmvic_ns.output import check_folder
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,15 @@ def decode_file(
     Raises:
         LmvicError: the folder is in the way, the weights are missing, or nothing of the file can be decoded.
     """
-    check_folder(folder, overwrite)
+    inputs = (file, *weights_inputs(weights))
+    check_folder(folder, inputs=inputs, overwrite=overwrite)
     with Reader(file) as reader:
         names = [view.name for view in reader.header.views]
         wanted = find_views(reader.header, views) if views else list(range(len(names)))
         codec = codec_for_file(reader, weights, device)
         problems: dict[int, str] = {}
         count = points = 0
-        with DatasetWriter(folder, names, form or DatasetFormat(), overwrite=overwrite) as writer:
+        with DatasetWriter(folder, names, form or DatasetFormat(), overwrite=overwrite, inputs=inputs) as writer:
             with progress("decoding", len(set(wanted))) as step:
                 for view in codec.decode(reader, wanted, workers=workers, problems=problems):
                     writer.add_view(view)

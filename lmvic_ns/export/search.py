@@ -13,8 +13,9 @@ import numpy as np
 from lmvic_ns.codec.multiview import EncodedView, MultiViewCodec, depth_first
 from lmvic_ns.codec.quality import LEVELS
 from lmvic_ns.export.options import CodingOptions
-from lmvic_ns.export.terminal import say, writing
+from lmvic_ns.export.terminal import say
 from lmvic_ns.geometry.ordering import ReferenceTree
+from lmvic_ns.output import writing
 from lmvic_ns.scene import MultiViewScene
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -49,5 +51,54 @@ def dataset_scene(folder: Path, depth: DepthSource, structure: ReferenceStructur
 
 def dataset_files(folder: Path) -> list[Path]:
     """The captured files of a dataset that was read before."""
-    file = folder if folder.suffix == ".json" else folder / "transforms.json"
-    return sorted(file.parent / frame["file_path"] for frame in json.loads(file.read_text(encoding="utf-8"))["frames"])
+    return sorted(dataset_inputs(folder).pictures)
+
+
+@dataclass(frozen=True)
+class DatasetInputs:
+    """The files that a dataset consists of.
+
+    Attributes:
+        file: its transforms.json.
+        pictures: captured files.
+        others: depth files and points that it names.
+    """
+
+    file: Path
+    pictures: tuple[Path, ...]
+    others: tuple[Path, ...]
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """The folder and every file, for `lmvic_ns.output.check_apart`."""
+        return (self.file.parent, self.file, *self.pictures, *self.others)
+
+    def fingerprint(self) -> str:
+        """Stands for their contents: names, sizes and times of all files, and all of transforms.json."""
+        found = hashlib.blake2b(self.file.read_bytes(), digest_size=16)
+        for path in (*self.pictures, *self.others):
+            status = path.stat() if path.is_file() else None
+            facts = (status.st_size, status.st_mtime_ns) if status is not None else ()
+            found.update(repr((os.path.relpath(path, self.file.parent), facts)).encode())
+        return found.hexdigest()
+
+
+def dataset_inputs(folder: Path) -> DatasetInputs:
+    """What a dataset consists of, as its transforms.json says; nothing of it is checked here.
+
+    Raises:
+        SceneError: there is no transforms.json, or it cannot be read.
+    """
+    from lmvic_ns.scene_reader import load_transforms, transforms_file
+
+    file = transforms_file(folder)
+    meta = load_transforms(file)
+    records = meta.get("frames")
+    frames = [frame for frame in records if isinstance(frame, dict)] if isinstance(records, list) else []
+
+    def named(key: str) -> tuple[Path, ...]:
+        return tuple(file.parent / frame[key] for frame in frames if isinstance(frame.get(key), str))
+
+    points = meta.get("ply_file_path")
+    others = (*named("depth_file_path"), *((file.parent / points,) if isinstance(points, str) else ()))
+    return DatasetInputs(file, named("file_path"), others)

@@ -16,7 +16,8 @@ import yaml
 from torch import Tensor
 
 from lmvic_ns.errors import LmvicError, SceneError
-from lmvic_ns.export.terminal import progress, say, writing
+from lmvic_ns.export.terminal import progress, say
+from lmvic_ns.output import writing
 from lmvic_ns.scene import MultiViewScene
 
 Split = Literal["all", "train", "eval"]

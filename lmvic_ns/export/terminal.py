@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmvic_ns.errors import LmvicError
+from lmvic_ns.bitstream.partial import partial_path
 
 
 def say(text: str) -> None:
@@ -38,21 +37,6 @@ def progress(task: str, total: int) -> Iterator[Callable[[str], None]]:
         yield lambda remark: bar.update(number, advance=1, remark=remark)
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns the system's refusals while something is written to `path` into one clear line.
-
-    Raises:
-        LmvicError: the disk is full, the folder is not writable, ...
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise LmvicError(f"cannot write {path}: the disk is full; make room or choose another place") from error
-        raise LmvicError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
-
-
 @dataclass
 class Outcome:
     """Exit status of a command that may be interrupted."""
@@ -67,7 +51,7 @@ def interruptible(file: Path) -> Iterator[Outcome]:
     try:
         yield outcome
     except KeyboardInterrupt:
-        partial = file.with_name(file.name + ".partial")
-        kept = f"{partial} is kept: the same command with --resume goes on" if partial.exists() else "nothing is left behind"
+        partial = partial_path(file)
+        kept = f"{partial} is kept: the same command goes on with it" if partial.exists() else "nothing is left behind"
         print(f"lmvic: interrupted; {kept}", file=sys.stderr)
         outcome.status = 130
