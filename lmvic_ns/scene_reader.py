@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +25,7 @@ from lmvic_ns.geometry.undistortion import (
     undistorted_pinhole,
     undistortion_map,
 )
+from lmvic_ns.names import view_names
 from lmvic_ns.scene import MultiViewScene
 
 NERFSTUDIO_DEPTH_UNIT = 1e-3
@@ -61,7 +63,7 @@ def transforms_file(path: Path) -> Path:
     return path if path.suffix == ".json" and not path.is_dir() else path / "transforms.json"
 
 
-def read_dataset(path: Path, depth_unit_scale_factor: float | None) -> MultiViewScene:
+def read_dataset(path: Path, depth_unit_scale_factor: float | None, depth: bool = True) -> MultiViewScene:
     """See `MultiViewScene.from_dataset`."""
     file = transforms_file(path)
     meta = load_transforms(file)
@@ -70,26 +72,34 @@ def read_dataset(path: Path, depth_unit_scale_factor: float | None) -> MultiView
         raise SceneError(f"{file}: no frames; a nerfstudio dataset lists its views under 'frames'")
     records = sorted(records, key=lambda r: str(r.get("file_path")))  # nerfstudio's order: sorted by file path
     names = _names(file, records)
+    if not depth:
+        records = [_without_depth(record) for record in records]
     frames = [_frame(file, meta, record, name) for record, name in zip(records, names, strict=True)]
     with_depth = [f for f in frames if f.depth_path is not None]
     if with_depth and len(with_depth) != len(frames):
         raise SceneError(
-            f"{file}: only {len(with_depth)} of {len(frames)} frames have a depth_file_path; give it for all or for none"
+            f"{file}: only {len(with_depth)} of {len(frames)} frames have a depth_file_path; give it for all or for none, or "
+            "leave these files out of it with --depth stereo or --depth none"
         )
     unit = depth_unit_scale_factor
     if unit is None:
         unit = _number(file, "scene", meta, "depth_unit_scale_factor", NERFSTUDIO_DEPTH_UNIT)
     if not (unit > 0 and np.isfinite(unit)):
         raise SceneError(f"{file}: depth_unit_scale_factor must be positive and finite, not {unit}")
-    points = file.parent / str(meta["ply_file_path"]) if "ply_file_path" in meta else None
+    # a file that is named and missing is missed where points are used, not here
+    points = file.parent / str(meta["ply_file_path"]) if meta.get("ply_file_path") else None
     scale = float(unit)
     return MultiViewScene(
         names,
         _cameras(frames),
         lambda i: load_image(frames[i]),
         (lambda i: load_inverse_depth(frames[i], scale)) if with_depth else None,
-        sparse_points=points if points is not None and points.is_file() else None,
+        sparse_points=points,
     )
+
+
+def _without_depth(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key != "depth_file_path"}
 
 
 def load_image(frame: Frame) -> Float[Tensor, "3 h w"]:
@@ -142,19 +152,17 @@ def load_transforms(file: Path) -> dict[str, Any]:
 
 
 def _names(file: Path, records: list[dict[str, Any]]) -> list[str]:
-    """File stems; where those collide, all of the path with '_' between its parts."""
+    """See `lmvic_ns.names`; refuses a picture that is listed twice."""
     paths = []
     for record in records:
         if not isinstance(record.get("file_path"), str) or not record["file_path"]:
             raise SceneError(f"{file}: a frame has no file_path")
         paths.append(Path(record["file_path"]))
-    for earlier, later in pairwise(paths):
+    places = sorted(os.path.normpath(file.parent / path) for path in paths)
+    for earlier, later in pairwise(places):
         if earlier == later:
             raise SceneError(f"{file}: {later} occurs in two frames; each view may appear once")
-    stems = [p.stem for p in paths]
-    if len(set(stems)) == len(stems):
-        return stems
-    return ["_".join(part for part in p.parts if part not in ("/", ".", "..")) for p in paths]
+    return view_names(paths, file.parent)
 
 
 def _frame(file: Path, meta: dict[str, Any], record: dict[str, Any], name: str) -> Frame:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from lmvic_ns.errors import SceneError
 from lmvic_ns.output import FolderOutput, writing
+from lmvic_ns.ply import write_ply
 from lmvic_ns.scene import MultiViewScene
 
 _LARGEST_16_BIT = 65535
@@ -38,6 +39,8 @@ def write_dataset(
     if bool((scene.cameras.intrinsics[:, 0, 1] != 0).any()):
         raise SceneError("views with skew cannot be written: nerfstudio's cameras have none")
     depth_format = depth_format if scene.has_depth else None
+    if scene.sparse_points is not None and not scene.sparse_points.is_file():
+        scene.points()  # says that they are missing
     with FolderOutput(folder, inputs=inputs, overwrite=overwrite) as output:
         names = [f"images/{name}.{image_format}" for name in scene.names]
         names += [f"depths/{name}.{depth_format}" for name in scene.names if depth_format]
@@ -79,8 +82,11 @@ def _fill(scene: MultiViewScene, folder: Path, image_format: str, depth_format: 
             frame.update(values)
     if depth_format:
         meta["depth_unit_scale_factor"] = unit
-    if scene.sparse_points is not None and scene.sparse_points.is_file():
+    if scene.sparse_points is not None:
         shutil.copyfile(scene.sparse_points, folder / "sparse_pc.ply")
+        meta["ply_file_path"] = "sparse_pc.ply"
+    elif scene.cloud is not None:
+        write_ply(folder / "sparse_pc.ply", scene.cloud)
         meta["ply_file_path"] = "sparse_pc.ply"
     meta["frames"] = frames
     (folder / "transforms.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")

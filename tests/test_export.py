@@ -24,8 +24,8 @@ from lmvic_ns.export.options import CodingOptions
 from lmvic_ns.export.points import SparsePoints, pack_points, tidied, unpack_points, write_ply
 from lmvic_ns.export.report import jpeg_as_good
 from lmvic_ns.export.search import bisect_levels
+from lmvic_ns.ply import read_points
 from lmvic_ns.scene import MultiViewScene
-from lmvic_ns.splat.ply import read_points
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from lmvic_ns.codec.multiview import DecodedView
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.export.points import SparsePoints, write_ply
 from lmvic_ns.geometry.resampling import upsample_inverse_depth
+from lmvic_ns.names import fitting, unique_names
 from lmvic_ns.output import FolderOutput, writing
 
 ImageFormat = Literal["png", "jpg", "webp"]
@@ -145,4 +146,7 @@ def file_stems(names: list[str]) -> dict[str, str]:
         str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).suffix.lower() in _IMAGE_SUFFIXES else name
         for name in names
     ]
-    return dict(zip(names, stems if len(set(stems)) == len(names) else names, strict=True))
+    chosen = stems if len(set(stems)) == len(names) else names
+    # files of other programs may hold names that are unfit for this machine, or that differ in case alone
+    fit = unique_names(["/".join(fitting(part) for part in name.split("/")) for name in chosen])
+    return dict(zip(names, fit, strict=True))

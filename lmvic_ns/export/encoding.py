@@ -103,7 +103,12 @@ def downscaled(scene: MultiViewScene, factor: int) -> MultiViewScene:
         return F.interpolate(scene.inverse_depth(index)[None, None], sizes[index], mode="nearest-exact")[0, 0]
 
     return MultiViewScene(
-        scene.names, cameras, image, inverse_depth if scene.has_depth else None, sparse_points=scene.sparse_points
+        scene.names,
+        cameras,
+        image,
+        inverse_depth if scene.has_depth else None,
+        sparse_points=scene.sparse_points,
+        cloud=scene.cloud,
     )
 
 

@@ -27,7 +27,7 @@ def dataset_scene(folder: Path, depth: DepthSource, structure: ReferenceStructur
     Raises:
         SceneError: the dataset is damaged, or lacks what `depth` needs.
     """
-    scene = MultiViewScene.from_dataset(folder)
+    scene = MultiViewScene.from_dataset(folder, depth=depth in ("auto", "files"))
     if depth == "files" and not scene.has_depth:
         raise SceneError(f"{folder}: has no depth files; use --depth stereo, --depth none, or export from a trained splat")
     if depth == "none" or (structure == "none" and depth == "auto" and not scene.has_depth):

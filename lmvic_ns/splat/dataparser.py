@@ -10,7 +10,7 @@ from jaxtyping import Float
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
 from torch import Tensor
 
-from lmvic_ns.splat.ply import read_points
+from lmvic_ns.ply import read_points
 
 
 class NerfstudioWithoutOpen3d(Nerfstudio):
