@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -61,23 +61,19 @@ def trained_scene(config: Path) -> tuple[str, MultiViewScene, dict[str, MultiVie
     """Name, photographs, and the depth kinds "median" and "expected" of a trained lmvic-splat.
 
     Raises:
-        LmvicError: There is no such file.
+        LmvicError: There is no such file, or it cannot be loaded.
     """
-    if not config.is_file():
-        raise LmvicError(f"{config}: not found; --load-config takes the config.yml that ns-train wrote")
-    from nerfstudio.utils.eval_utils import eval_setup
-
+    from lmvic_ns.export.splat_source import load_trained
     from lmvic_ns.splat.captures import captured_scene
 
-    _, pipeline, _, _ = eval_setup(config, test_mode="test")
+    trained = load_trained(config)
+    pipeline = trained.pipeline
     median, expected = captured_scene(pipeline), captured_scene(pipeline, depth="depth")
     depths = {
         kind: scene.with_inverse_depth([scene.inverse_depth(i) for i in range(len(scene))])
         for kind, scene in (("median", median), ("expected", expected))
     }
-    manager: Any = pipeline.datamanager
-    data = manager.config.data or manager.config.dataparser.data
-    return Path(str(data)).resolve().name if data else config.parent.name, median, depths
+    return trained.folder.resolve().name, median, depths
 
 
 def _align(name: str, scene: MultiViewScene, depths: dict[str, MultiViewScene], options: AlignmentOptions) -> None:

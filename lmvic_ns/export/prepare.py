@@ -91,23 +91,19 @@ def prepare_from_splat(load_config: Path, output: Path, name: str | None = None,
     Raises:
         SceneError: the config or its checkpoint is missing, or its model renders no median depth.
     """
-    from nerfstudio.utils.eval_utils import eval_setup
-
+    from lmvic_ns.export.splat_source import load_trained
     from lmvic_ns.splat.captures import captured_scene
-    from lmvic_ns.training.sfm_depth import write_depth_cache
 
-    if not load_config.is_file():
-        raise SceneError(f"{load_config}: not found; give the config.yml that `ns-train lmvic-splat` wrote")
-    settings, pipeline, _, _ = eval_setup(load_config, test_mode="test")
-    data = Path(str(pipeline.datamanager.get_datapath()))
-    target = output / (name or (data.parent if data.suffix else data).resolve().name)
-    if already_prepared(target, overwrite):
+    trained = load_trained(load_config)
+    target = output / (name or trained.folder.resolve().name)
+    inputs = (load_config, trained.checkpoint, trained.folder)
+    if already_prepared(target, overwrite, inputs):
         return target
-    scene = captured_scene(pipeline)
-    write_depth_cache(scene, target, overwrite=overwrite)
+    scene = captured_scene(trained.pipeline)
+    scene.write_dataset(target, overwrite=overwrite, inputs=inputs)
     known = torch.stack([(scene.inverse_depth(i)[::8, ::8] > 0).double().mean() for i in range(min(4, len(scene)))])
     share = float(known.mean())
-    method = settings.method_name
+    method = trained.method
     print(f"{target}: {len(scene)} views with median depth of {method} ({share:.0%} of the first views' pixels have one)")
     return target
 

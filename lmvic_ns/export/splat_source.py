@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from lmvic_ns.errors import LmvicError, SceneError
 from lmvic_ns.export.terminal import progress, say
 from lmvic_ns.output import writing
 from lmvic_ns.scene import MultiViewScene
+
+if TYPE_CHECKING:
+    from nerfstudio.pipelines.base_pipeline import Pipeline
 
 Split = Literal["all", "train", "eval"]
 
@@ -31,31 +34,44 @@ class CapturedScene:
         scene: its photographs and median depth, rendered at each access (see `cached_depth`).
         files: the captured files, one a view.
         method: name of the method that was trained.
+        inputs: files and folders that it comes from.
+        source: stands for its contents: checkpoint, photographs, split.
     """
 
     scene: MultiViewScene
     files: list[Path]
     method: str
+    inputs: tuple[Path, ...]
+    source: str
 
 
-def splat_scene(load_config: Path, split: Split = "all", downscale: int = 1) -> CapturedScene:
-    """Load a trained scene at full resolution (whatever it was trained at), or `downscale` times smaller.
+@dataclass(frozen=True)
+class TrainedScene:
+    """A loaded pipeline at the photographs' full size, whatever it was trained at.
 
-    Raises:
-        SceneError: there is no such config or checkpoint, its data or pictures are gone, its method renders no median
-            depth, or the split holds no picture.
+    Attributes:
+        pipeline: nerfstudio's.
+        method: name of the method.
+        data: the data set.
+        checkpoint: the file that was loaded.
     """
-    if not load_config.is_file():
-        raise SceneError(f"{load_config}: not found; give the config.yml that `ns-train lmvic-splat` wrote")
-    from nerfstudio.utils.eval_utils import eval_setup
 
-    from lmvic_ns.splat.captures import captured_scene
+    pipeline: Pipeline
+    method: str
+    data: Path
+    checkpoint: Path
 
+    @property
+    def folder(self) -> Path:
+        """Of the data set, also where its JSON file was given."""
+        return self.data.parent if self.data.suffix == ".json" else self.data
+
+
+@contextmanager
+def _reported(load_config: Path) -> Iterator[None]:
+    """What nerfstudio raises about a config, its data or its checkpoint, as one line."""
     try:
-        config, pipeline, _, _ = eval_setup(
-            load_config, test_mode="test", update_config_callback=_checked_config(load_config, downscale)
-        )
-        scene = captured_scene(pipeline)
+        yield
     except LmvicError:
         raise
     except FileNotFoundError as error:
@@ -66,17 +82,59 @@ def splat_scene(load_config: Path, split: Split = "all", downscale: int = 1) -> 
         raise SceneError(f"{load_config}: cannot be read as a nerfstudio config ({first_line(error)})") from error
     except (AssertionError, ValueError, pickle.UnpicklingError, RuntimeError) as error:
         raise SceneError(f"{load_config}: cannot be loaded: {first_line(error)}") from error
-    splits = {"train": pipeline.datamanager.train_dataset, "eval": pipeline.datamanager.eval_dataset}  # type: ignore[attr-defined]
-    names = {name: set(dataset.image_filenames) for name, dataset in splits.items() if dataset is not None}
-    files = sorted(names["train"] | names["eval"])  # the order of captured_scene
-    wanted = set(files) if split == "all" else names[split]
-    chosen = [index for index, file in enumerate(files) if file in wanted]
-    if not chosen:
-        raise SceneError(f"{load_config}: the split {split!r} holds no picture; use --split all")
-    if len(chosen) < len(files):
-        scene, files = scene.select(chosen), [files[index] for index in chosen]
-    say(f"{load_config}: {len(scene)} photographs ({split}) of {config.method_name}")
-    return CapturedScene(scene, files, config.method_name or "lmvic-splat")
+
+
+def load_trained(load_config: Path, downscale: int = 1) -> TrainedScene:
+    """Load a trained scene at full resolution (whatever it was trained at), or `downscale` times smaller.
+
+    Raises:
+        SceneError: there is no such config or checkpoint, its data or pictures are gone, or its method renders no median
+            depth.
+    """
+    if not load_config.is_file():
+        raise SceneError(f"{load_config}: not found; give the config.yml that `ns-train lmvic-splat` wrote")
+    from nerfstudio.utils.eval_utils import eval_setup
+
+    with _reported(load_config):
+        config, pipeline, checkpoint, _ = eval_setup(
+            load_config, test_mode="test", update_config_callback=_checked_config(load_config, downscale)
+        )
+        manager: Any = pipeline.datamanager
+        return TrainedScene(pipeline, config.method_name or "lmvic-splat", Path(manager.get_datapath()), Path(checkpoint))
+
+
+def splat_scene(load_config: Path, split: Split = "all", downscale: int = 1) -> CapturedScene:
+    """The photographs of a trained scene, of all splits or of some.
+
+    Args:
+        load_config: config.yml.
+        split: "train": those trained on; "eval": all others.
+        downscale: see `load_trained`.
+
+    Raises:
+        SceneError: see `load_trained`; or the split holds no picture.
+    """
+    trained = load_trained(load_config, downscale)
+    from lmvic_ns.splat.captures import list_captures, scene_of_captures
+    from lmvic_ns.splat.source_views import source_views
+
+    with _reported(load_config):
+        captures = list_captures(trained.pipeline)
+        chosen = [capture for capture in captures if split == "all" or split in capture.splits]
+        if not chosen:
+            raise SceneError(f"{load_config}: the split {split!r} holds no picture; use --split all")
+        scene = scene_of_captures(trained.pipeline, chosen)
+        manager: Any = trained.pipeline.datamanager
+        found = source_views(manager.dataparser)
+    say(f"{load_config}: {len(scene)} photographs ({split}) of {trained.method}")
+    unlisted = len(set(found.poses) - {capture.path for capture in captures}) if found is not None else 0
+    if unlisted:
+        say(f"{trained.data}: {unlisted} photographs that belong to no split are left out")
+    files = [capture.path for capture in chosen]
+    inputs = (trained.folder, load_config, trained.checkpoint, *files)
+    status = [(path.name, path.stat()) for path in (trained.checkpoint, *files) if path.is_file()]
+    facts = [(name, found.st_size, found.st_mtime_ns) for name, found in status]
+    return CapturedScene(scene, files, trained.method, inputs, repr((split, downscale, facts)))
 
 
 @contextmanager

@@ -111,13 +111,11 @@ def list_captures(pipeline: Pipeline) -> list[Capture]:
         raise SceneError("this pipeline holds no photographs; load it with eval_setup(config, test_mode='test')")
     optimizer = getattr(pipeline.model, "camera_optimizer", None)
     captures: dict[Path, Capture] = {}
-    for split, dataset in (("train", manager.train_dataset), ("eval", manager.eval_dataset), ("eval", None)):
-        # building the cache undistorts the photographs and rewrites the data set's intrinsics: cameras come after it
-        if dataset is None:
-            dataset, cache = _third_split(manager, captures)
-        else:
-            cache = manager.cached_train if split == "train" else manager.cached_eval
-        for index, path in enumerate(dataset.image_filenames if dataset is not None else ()):
+    # building a cache undistorts the photographs and rewrites the data set's intrinsics: cameras come after it
+    splits = [("train", manager.train_dataset, manager.cached_train), ("eval", manager.eval_dataset, manager.cached_eval)]
+    third = _third_split(manager, {path for _, dataset, _ in splits for path in dataset.image_filenames})
+    for split, dataset, cache in [*splits, *third]:
+        for index, path in enumerate(dataset.image_filenames):
             if path in captures:
                 captures[path].splits.add(split)
                 continue
@@ -209,24 +207,25 @@ def _source_pose(capture: Capture, world: WorldTransform, source: SourceViews | 
     return pose
 
 
-def _third_split(manager: Any, known: dict[Path, Capture]) -> tuple[Any, Any]:
+def _third_split(manager: Any, known: set[Path]) -> list[tuple[str, Any, Any]]:
     """The pictures of a split that is neither trained nor evaluated on (data sets with three lists), with their cache."""
     other = next(split for split in SPLITS[1:] if split != getattr(manager, "test_split", "test"))
     outputs = parsed_split(manager.dataparser, other)
     if outputs is None or all(path in known for path in outputs.image_filenames):
-        return None, None
+        return []
     dataset = manager.dataset_type(dataparser_outputs=outputs, scale_factor=manager.config.camera_res_scale_factor)
     kept = manager.eval_dataset
     manager.eval_dataset = dataset  # nerfstudio loads and undistorts by the name of a split
     try:
-        return dataset, manager._load_images("eval", cache_images_device=manager.config.cache_images)
+        return [("eval", dataset, manager._load_images("eval", cache_images_device=manager.config.cache_images))]
     finally:
         manager.eval_dataset = kept
 
 
 def _seed_points(pipeline: Pipeline, world: WorldTransform) -> SparsePoints | None:
     """The points that another data parser gave the model, back in the data set's world."""
-    found = pipeline.datamanager.train_dataparser_outputs.metadata  # type: ignore[attr-defined]
+    manager: Any = pipeline.datamanager
+    found = manager.train_dataparser_outputs.metadata
     if found.get("points3D_xyz") is None:
         return None
     positions = (found["points3D_xyz"].double().cpu() / world.scale - world.translation) @ world.rotation
