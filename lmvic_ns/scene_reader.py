@@ -26,6 +26,7 @@ from lmvic_ns.geometry.undistortion import (
     undistortion_map,
 )
 from lmvic_ns.names import view_names
+from lmvic_ns.pictures import check_eight_bits
 from lmvic_ns.scene import MultiViewScene
 
 NERFSTUDIO_DEPTH_UNIT = 1e-3
@@ -108,7 +109,7 @@ def load_image(frame: Frame) -> Float[Tensor, "3 h w"]:
     """
     try:
         with Image.open(frame.image_path) as picture:
-            _check_picture(frame.image_path, picture)
+            check_eight_bits(frame.image_path, picture)
             pixels = np.array(_opaque_rgb(frame.image_path, picture))
     except (OSError, UnidentifiedImageError) as error:
         raise SceneError(f"{frame.image_path}: cannot be read as an image ({error})") from error
@@ -172,7 +173,7 @@ def _frame(file: Path, meta: dict[str, Any], record: dict[str, Any], name: str) 
     try:
         with Image.open(image_path) as picture:
             width, height = picture.size
-            _check_picture(image_path, picture)
+            check_eight_bits(image_path, picture)
     except (OSError, UnidentifiedImageError) as error:
         raise SceneError(f"{image_path}: cannot be read as an image ({error})") from error
     depth_path = None
@@ -255,16 +256,6 @@ def _cameras(frames: list[Frame]) -> Cameras:
     poses = torch.from_numpy(np.stack([f.camera_to_world for f in frames]))
     height, width = torch.tensor([f.height for f in frames]), torch.tensor([f.width for f in frames])
     return Cameras.from_opengl(intrinsics, poses, height, width)
-
-
-def _check_picture(path: Path, picture: Image.Image) -> None:
-    """16-bit pictures are refused: Pillow would cut colour ones to 8 bits without a word."""
-    deep = picture.mode.startswith(("I", "F"))
-    if picture.format == "PNG":
-        with path.open("rb") as file:
-            deep = deep or file.read(25)[24] > 8
-    if deep:
-        raise SceneError(f"{path}: more than 8 bits a channel; convert it to 8-bit PNG or JPEG first")
 
 
 def _opaque_rgb(path: Path, picture: Image.Image) -> Image.Image:

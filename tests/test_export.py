@@ -141,6 +141,30 @@ def test_depth_is_found_where_there_are_points_and_left_out_where_not(room, tmp_
     assert "each stands alone" in capsys.readouterr().out
 
 
+def test_what_is_not_used_is_not_missed_and_what_is_named_is(room, weights, tmp_path, monkeypatch, capsys):
+    scene = tmp_path / "room"
+    shutil.copytree(room, scene)
+    meta = json.loads((scene / "transforms.json").read_text())
+    del meta["frames"][1]["depth_file_path"]
+    (scene / "depths" / "002.npy").unlink()
+    (scene / "transforms.json").write_text(json.dumps(meta))
+    options = ("--weights", weights, "--no-verify", "--overwrite")
+    command = ("encode", scene, tmp_path / "room.lmvic", *options)
+    assert lmvic(monkeypatch, *command) == 2 and "002.npy" in capsys.readouterr().err
+    assert lmvic(monkeypatch, *command, "--depth", "none") == 0
+    assert lmvic(monkeypatch, *command, "--depth", "stereo") == 0
+    (scene / "sparse_pc.ply").unlink()
+    capsys.readouterr()
+    for depth in ("none", "stereo"):
+        assert lmvic(monkeypatch, *command, "--depth", depth) == 2
+        error = capsys.readouterr().err.strip()
+        assert "sparse_pc.ply: not found" in error and "--no-points" in error and "\n" not in error
+    assert lmvic(monkeypatch, *command, "--depth", "none", "--no-points") == 0
+    with pytest.raises(LmvicError, match=r"sparse_pc\.ply"):
+        MultiViewScene.from_dataset(scene, depth=False).write_dataset(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
 # --- info, verify, report ---------------------------------------------------------------------------------------------
 
 
@@ -166,6 +190,50 @@ def test_damage_is_named_and_the_rest_decodes(file, weights, tmp_path, monkeypat
     assert lmvic(monkeypatch, "decode", damaged, tmp_path / "out", "--weights", weights, "--device", "cpu") == 1
     assert f"lost: {name}" in capsys.readouterr().err
     assert len(MultiViewScene.from_dataset(tmp_path / "out")) == 3
+
+
+def test_a_damaged_section_costs_itself_alone(file, weights, tmp_path, monkeypatch, capsys):
+    """A flipped bit in the points: `info` names them and shows the rest, `decode` writes the views."""
+    data, damaged = bytearray(file.read_bytes()), tmp_path / "damaged.lmvic"
+    data[data.index(b"\xf5SECPNTS") + 100] ^= 1
+    damaged.write_bytes(data)
+    assert lmvic(monkeypatch, "info", damaged) == 1
+    text = " ".join(capsys.readouterr().out.split())
+    assert "section PNTS: damaged" in text and "sparse points" in text and "64 x 48" in text and "lost" not in text
+    assert lmvic(monkeypatch, "decode", damaged, tmp_path / "out", "--weights", weights) == 1
+    assert "lost: sparse points" in capsys.readouterr().err and len(MultiViewScene.from_dataset(tmp_path / "out")) == 4
+
+
+def test_a_file_that_was_cut_off_says_so(file, weights, tmp_path, monkeypatch, capsys):
+    """Also where all views are whole: nobody knows what followed them."""
+    data, cut = file.read_bytes(), tmp_path / "cut.lmvic"
+    cut.write_bytes(data[: data.index(b"\xf5SECPNTS")])
+    assert lmvic(monkeypatch, "decode", cut, tmp_path / "out", "--weights", weights) == 1
+    streams = capsys.readouterr()
+    assert "4 views;" in streams.out and "cut off" in streams.err and "points, is lost" in streams.err
+    assert lmvic(monkeypatch, "info", cut) == 1 and "cut off" in " ".join(capsys.readouterr().out.split())
+    assert lmvic(monkeypatch, "verify", cut) == 1
+
+
+def test_an_encode_in_progress_is_not_called_lost(room, weights, tmp_path, monkeypatch, capsys):
+    path, add = tmp_path / "room.lmvic", Writer.add_unit
+
+    def stop_at_the_third(self, *args):
+        if len(self.done) == 2:
+            raise KeyboardInterrupt
+        add(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "add_unit", stop_at_the_third)
+        assert lmvic(monkeypatch, "encode", room, path, "--weights", weights) == 130
+    capsys.readouterr()
+    partial = tmp_path / "room.lmvic.partial"
+    for command in (("info", partial), ("verify", partial), ("decode", partial, tmp_path / "out", "--weights", weights)):
+        assert lmvic(monkeypatch, *command) == 1
+        streams = capsys.readouterr()
+        text = " ".join((streams.out + streams.err).split())
+        assert "unfinished" in text and "2 of 4 views are written" in text and "lost" not in text, command
+    assert len(MultiViewScene.from_dataset(tmp_path / "out")) == 2
 
 
 def test_report_adds_up_and_loads_nothing(room, weights, tmp_path, monkeypatch):
@@ -239,6 +307,22 @@ def test_tidied_points_pack_better():
     assert np.isfinite(tidy.positions).all() and tidy.positions.max() == 1e6
     one = SparsePoints(np.full((2, 3), 7.1, np.float32), None)
     assert np.array_equal(tidied(one).positions, one.positions)
+
+
+def test_far_points_keep_their_digits(tmp_path):
+    """In UTM coordinates float32 steps are half a metre; near points are stored as ever."""
+    near = np.random.default_rng(0).normal(size=(500, 3)) * 20
+    points = SparsePoints(near + [512_345.678, 5_403_210.123, 213.5], None)
+    back = unpack_points(pack_points(tidied(points)))
+    distances = np.linalg.norm(back.positions[:, None] - points.positions[None], axis=2)
+    assert distances.min(axis=1).max() < 20 / 2000 and sorted(distances.argmin(axis=1)) == list(range(500))
+    write_ply(tmp_path / "p.ply", back)
+    assert np.array_equal(read_points(tmp_path / "p.ply")[0], back.positions)
+    data = pack_points(points)
+    assert data[4] == 2 and pack_points(SparsePoints(near.astype(np.float32), None))[4] == 0
+    for wrong in (data[:20], data[:5] + b"\xff" * 24 + data[29:]):
+        with pytest.raises(BitstreamError, match="PNTS"):
+            unpack_points(wrong)
 
 
 @pytest.mark.parametrize("coloured", [True, False])

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from lmvic_ns.errors import SceneError
+from lmvic_ns.pictures import check_eight_bits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,12 +90,13 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """A picture as 8-bit RGB; EXIF rotation is not applied (cameras belong to the stored pixels).
 
     Raises:
-        SceneError: Not a readable picture.
+        SceneError: Not a readable picture, or one of more than 8 bits a channel.
     """
     from PIL import Image
 
     try:
         with Image.open(path) as image:
+            check_eight_bits(path, image)
             return np.asarray(image.convert("RGB"))
     except OSError as error:
         raise SceneError(f"cannot read the picture {path}: {error}") from error

@@ -43,6 +43,8 @@ def encode(config: EncodeConfig) -> int:
     files = dataset_inputs(config.dataset)
     inputs = (*files.all, *weights_inputs(config.weights))
     check_output(config.file, config.overwrite, inputs)
+    if config.points:
+        files.check_points()
     if config.report is not None:
         check_report(config.report, config.overwrite, inputs)
     source = f"{config.depth} {files.fingerprint()}"
@@ -113,7 +115,9 @@ def decode(config: DecodeConfig) -> int:
     say(f"{written.folder}: {written.views} views{points}; train on it with `ns-train splatfacto --data {written.folder}`")
     for name, reason in written.lost.items():
         print(f"lmvic: lost: {name}: {reason}", file=sys.stderr)
-    return 1 if written.lost else 0
+    for problem in written.problems:
+        print(f"lmvic: {config.file}: {problem}", file=sys.stderr)
+    return 1 if written.lost or written.problems else 0
 
 
 @dataclass
@@ -124,11 +128,11 @@ class FileConfig:
     """The .lmvic file."""
 
 
-def info(config: FileConfig) -> None:
-    """Show what is in an .lmvic file: views, tree, sizes, and the weights that it needs (they need not be there)."""
+def info(config: FileConfig) -> int:
+    """Show what is in an .lmvic file: views, tree, sizes, the weights that it needs (they need not be there), and damage."""
     from lmvic_ns.export.inspection import print_info
 
-    print_info(config.file)
+    return print_info(config.file)
 
 
 def verify(config: FileConfig) -> int:
@@ -141,5 +145,7 @@ def verify(config: FileConfig) -> int:
         return 0
     for problem in problems:
         print(problem, file=sys.stderr)
+    if problems[0].startswith("unfinished"):
+        return 1
     print(f"{config.file}: damaged; {len(lost)} of {views} views are lost" + "".join(f"\n  {name}" for name in lost))
     return 1

@@ -11,6 +11,7 @@ from lmvic_ns.codec.weights import weights_names
 from lmvic_ns.errors import BitstreamError, WeightsError
 from lmvic_ns.export.dataset import DatasetFormat, DatasetWriter
 from lmvic_ns.export.encoding import pick_device
+from lmvic_ns.export.inspection import unfinished_line
 from lmvic_ns.export.options import weights_inputs
 from lmvic_ns.export.points import TAG, unpack_points
 from lmvic_ns.export.terminal import progress
@@ -26,12 +27,14 @@ class DecodedDataset:
         views: number of pictures in it.
         points: number of sparse points in it.
         lost: reason for each wanted view that is damaged, by name.
+        problems: what is wrong with the file as a whole.
     """
 
     folder: Path
     views: int
     points: int
     lost: dict[str, str]
+    problems: list[str]
 
 
 def codec_for_file(reader: Reader, weights: str | None, device: str) -> MultiViewCodec:
@@ -91,6 +94,12 @@ def decode_file(
             if not count:
                 raise BitstreamError(f"{file}: no view can be decoded: {next(iter(problems.values()), 'none is wanted')}")
             lost = {names[view]: reason for view, reason in sorted(problems.items())}
+            found = [
+                f"{problem}; what stood behind its last whole part, such as points, is lost" for problem in reader.problems
+            ]
+            if reader.unfinished:
+                lost = {name: reason for name, reason in lost.items() if reader.written(names.index(name))}
+                found = [f"unfinished: {unfinished_line(reader)}"]
             try:
                 section = reader.section(TAG)
                 if section is not None:
@@ -99,4 +108,4 @@ def decode_file(
                     points = len(cloud.positions)
             except BitstreamError as error:
                 lost["sparse points"] = str(error)
-    return DecodedDataset(folder, count, points, lost)
+    return DecodedDataset(folder, count, points, lost, found)

@@ -61,12 +61,31 @@ class DatasetInputs:
     Attributes:
         file: its transforms.json.
         pictures: captured files.
-        others: depth files and points that it names.
+        depths: depth files that it names.
+        points: the sparse points that it names.
     """
 
     file: Path
     pictures: tuple[Path, ...]
-    others: tuple[Path, ...]
+    depths: tuple[Path, ...]
+    points: Path | None
+
+    @property
+    def others(self) -> tuple[Path, ...]:
+        """What is no picture."""
+        return (*self.depths, *((self.points,) if self.points is not None else ()))
+
+    def check_points(self) -> None:
+        """Miss a point file that is named and wanted before anything slow.
+
+        Raises:
+            SceneError: it is not there.
+        """
+        if self.points is not None and not self.points.is_file():
+            raise SceneError(
+                f"{self.points}: not found; {self.file.name} names it as ply_file_path: put it back, take the key out, or "
+                "leave the points out with --no-points"
+            )
 
     @property
     def all(self) -> tuple[Path, ...]:
@@ -100,5 +119,5 @@ def dataset_inputs(folder: Path) -> DatasetInputs:
         return tuple(file.parent / frame[key] for frame in frames if isinstance(frame.get(key), str))
 
     points = meta.get("ply_file_path")
-    others = (*named("depth_file_path"), *((file.parent / points,) if isinstance(points, str) else ()))
-    return DatasetInputs(file, named("file_path"), others)
+    points = file.parent / points if isinstance(points, str) and points else None
+    return DatasetInputs(file, named("file_path"), named("depth_file_path"), points)

@@ -15,6 +15,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from PIL import Image
 
 from lmvic_ns.errors import SceneError
+from lmvic_ns.pictures import check_eight_bits
 from lmvic_ns.splat.captures import check_perspective, parsed_split
 from lmvic_ns.splat.dataparser import OURS
 from lmvic_ns.splat.source_views import SPLITS, source_views
@@ -25,15 +26,23 @@ LARGE_ON_CPU = 1600
 class CaptureDataset(InputDataset):
     """Pictures as 8-bit RGB or RGBA, whatever the file holds: grey, palette, grey with alpha, 16 bits, CMYK."""
 
+    _said = False  # that 16-bit grey is rounded
+
     def get_numpy_image(self, image_idx: int) -> npt.NDArray[np.uint8]:
         """The picture (h, w, 3 or 4), resized by `scale_factor`.
 
         Raises:
-            SceneError: the file is missing or is not a picture.
+            SceneError: the file is missing or is not a picture, or has colours of more than 8 bits.
         """
         path = self._dataparser_outputs.image_filenames[image_idx]
         try:
             with Image.open(path) as file:
+                if file.mode.startswith("I;16") or file.mode == "I":
+                    if not self._said:
+                        self._said = True
+                        CONSOLE.print(f"{path}: 16-bit grey is rounded to 8 bits, here and in pictures like it", style="yellow")
+                else:
+                    check_eight_bits(path, file)
                 picture = to_eight_bit(file)
         except OSError as error:
             raise SceneError(f"cannot read the picture {path}: {error}") from error
