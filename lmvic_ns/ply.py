@@ -23,7 +23,7 @@ BYTE_ORDER = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">
 
 
 def read_points(path: Path) -> tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray, "n 3"] | None]:
-    """Positions (float64) and colours (0..255; None if the file has none) of the vertices.
+    """Positions (float64 if `far`, else float32) and colours (0..255; None if the file has none) of the vertices.
 
     Colours of 16 bits are rounded to 8, and a line on stderr says so.
 
@@ -53,7 +53,8 @@ def read_points(path: Path) -> tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray,
         raise SceneError(f"{path} is damaged: its header promises {count} points with x, y, z ({error})") from error
     if not np.isfinite(points).all():
         raise SceneError(f"{path} holds points that are not finite; remove them")
-    return points, _colours(path, columns, dict(fields))
+    colours = _colours(path, columns, dict(fields))
+    return points if SparsePoints(points, colours).far else points.astype(np.float32), colours
 
 
 def _parse_header(lines: list[str], path: Path) -> tuple[str, int, list[tuple[str, str]]]:

@@ -23,6 +23,8 @@ class SparsePoints:
     @property
     def far(self) -> bool:
         """Whether float32 would move points by more than 1/32768 of their median distance from their middle."""
+        if not len(self.positions):
+            return False
         positions = self.positions.astype(np.float64)
         spread = float(np.median(np.linalg.norm(positions - np.median(positions, axis=0), axis=1)))
         with np.errstate(over="ignore"):

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -137,8 +136,7 @@ class MultiViewScene:
                 f"{self.sparse_points}: the scene's points are not there; put them back, remove ply_file_path from "
                 "transforms.json, or leave them out with --no-points"
             )
-        points = SparsePoints(*read_points(self.sparse_points))
-        return points if points.far else SparsePoints(points.positions.astype(np.float32), points.colours)
+        return SparsePoints(*read_points(self.sparse_points))
 
     @classmethod
     def from_dataset(

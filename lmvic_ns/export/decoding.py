@@ -94,9 +94,7 @@ def decode_file(
             if not count:
                 raise BitstreamError(f"{file}: no view can be decoded: {next(iter(problems.values()), 'none is wanted')}")
             lost = {names[view]: reason for view, reason in sorted(problems.items())}
-            found = [
-                f"{problem}; what stood behind its last whole part, such as points, is lost" for problem in reader.problems
-            ]
+            found = [f"{problem}; what else the file held, such as points, is lost" for problem in reader.problems]
             if reader.unfinished:
                 lost = {name: reason for name, reason in lost.items() if reader.written(names.index(name))}
                 found = [f"unfinished: {unfinished_line(reader)}"]
