@@ -122,6 +122,13 @@ def entrypoint() -> None:
     except LmvicError as error:
         print("lmvic: " + " ".join(str(error).split()), file=sys.stderr)
         status = 2
+    except BrokenPipeError:  # whoever read the output has gone
+        sys.stdout = None
+        status = 1
+    except OSError as error:  # what no command has foreseen: a name too long, a folder that nobody may read
+        named = f"{error.filename}: " if error.filename is not None else ""
+        print("lmvic: " + " ".join(f"{named}{error.strerror or error}".split()), file=sys.stderr)
+        status = 2
     except KeyboardInterrupt:
         print("lmvic: interrupted", file=sys.stderr)
         status = 130

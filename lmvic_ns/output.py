@@ -45,14 +45,17 @@ def settled(path: Path) -> Path:
     """The absolute path that a path stands for, links followed; its end need not exist.
 
     Raises:
-        SceneError: links that lead in a circle, or to nowhere.
+        SceneError: links that lead in a circle or to nowhere, a name that is too long, ...
     """
     path = Path(path)
     try:
         place = path.resolve()
-    except (OSError, RuntimeError):
+        dangling = path.is_symlink() and not place.exists()
+    except RuntimeError:
         raise SceneError(f"{path}: is a link that leads in a circle; choose another place") from None
-    if path.is_symlink() and not place.exists():
+    except OSError as error:
+        raise SceneError(f"{path}: cannot be used: {error.strerror or error}; choose another place") from None
+    if dangling:
         raise SceneError(f"{path}: is a link to {place}, which is not there; choose another place")
     return place
 
@@ -68,9 +71,10 @@ def check_apart(output: Path, inputs: Iterable[Path]) -> None:
         SceneError: says which input is in danger.
     """
     place = settled(output)
+    exists = place.exists()
     for given in inputs:
-        source = given.resolve()
-        if place == source or (place.exists() and source.exists() and place.samefile(source)):
+        source = Path(os.path.realpath(given))
+        if place == source or (exists and source.exists() and place.samefile(source)):
             raise SceneError(f"{output}: is what this command reads; choose another place for the result")
         if place in source.parents:
             raise SceneError(f"{output}: holds {given}, which this command reads; choose another place for the result")

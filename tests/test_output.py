@@ -54,6 +54,9 @@ REFUSED = {
     ("decode", "scene.lmvic", "link-to-scene"): "not a dataset that lmvic wrote",
     ("decode", "scene.lmvic", "circle"): "circle",
     ("decode", "scene.lmvic", "nowhere"): "not there",
+    ("decode", "scene.lmvic", "a" * 300): "too long",
+    ("encode", "scene", "a" * 300): "too long",
+    ("encode", "a" * 300, "new.lmvic"): "too long",
     ("encode", "scene", "scene/transforms.json"): "lies inside scene",
     ("encode", "scene", "scene/images/001.png"): "lies inside scene",
     ("encode", "scene", "link-to-scene/new.lmvic"): "lies inside scene",
@@ -70,7 +73,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("words", REFUSED, ids=" ".join)
+@pytest.mark.parametrize("words", REFUSED, ids=lambda words: " ".join(words)[:60])
 def test_what_is_there_stays_there(words, work, monkeypatch, capsys):
     """Every command that could replace, with --overwrite: refused in a line, and not a byte changed."""
     for folder in ("prepared/scene", "reports", "other"):

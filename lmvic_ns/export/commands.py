@@ -37,7 +37,7 @@ def encode(config: EncodeConfig) -> int:
     from lmvic_ns.export.encoding import check_output, check_partial, downscaled, encode_scene, finish, pick_device
     from lmvic_ns.export.report_files import check_report
     from lmvic_ns.export.sources import dataset_inputs, dataset_scene
-    from lmvic_ns.export.terminal import interruptible
+    from lmvic_ns.export.terminal import interruptible, say
 
     config.check()
     files = dataset_inputs(config.dataset)
@@ -45,6 +45,8 @@ def encode(config: EncodeConfig) -> int:
     check_output(config.file, config.overwrite, inputs)
     if config.points:
         files.check_points()
+    if files.masked:
+        say(f"{config.dataset}: has {files.masked} masks, which are not coded: the whole pictures are")
     if config.report is not None:
         check_report(config.report, config.overwrite, inputs)
     source = f"{config.depth} {files.fingerprint()}"

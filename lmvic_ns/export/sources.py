@@ -63,12 +63,14 @@ class DatasetInputs:
         pictures: captured files.
         depths: depth files that it names.
         points: the sparse points that it names.
+        masked: how many pictures have a mask.
     """
 
     file: Path
     pictures: tuple[Path, ...]
     depths: tuple[Path, ...]
     points: Path | None
+    masked: int = 0
 
     @property
     def others(self) -> tuple[Path, ...]:
@@ -120,4 +122,4 @@ def dataset_inputs(folder: Path) -> DatasetInputs:
 
     points = meta.get("ply_file_path")
     points = file.parent / points if isinstance(points, str) and points else None
-    return DatasetInputs(file, named("file_path"), named("depth_file_path"), points)
+    return DatasetInputs(file, named("file_path"), named("depth_file_path"), points, len(named("mask_path")))
