@@ -262,7 +262,9 @@ class FolderOutput:
         try:
             with writing(folder):
                 self._place.mkdir(parents=True, exist_ok=True)
+                _remove_abandoned(self._place)
                 self.staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=self._place))
+                self._held = _held(self.staging)
         except BaseException:
             self._remove_made()
             raise
@@ -293,6 +295,8 @@ class FolderOutput:
                     self._commit()
         finally:
             shutil.rmtree(self.staging, ignore_errors=True)
+            if self._held is not None:
+                os.close(self._held)
             self._remove_made()
 
     def _commit(self) -> None:
@@ -337,6 +341,33 @@ class FolderOutput:
         for path in self._made:
             with suppress(OSError):
                 path.rmdir()
+
+
+def _held(folder: Path) -> int | None:
+    """A descriptor that locks a folder until it is closed or its process ends; None if another process holds it, or the
+    system has no such locks.
+    """
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return descriptor
+    except OSError:
+        os.close(descriptor)
+        return None
+
+
+def _remove_abandoned(place: Path) -> None:
+    """Remove what killed runs have left behind in a folder."""
+    for path in place.glob(STAGING_PREFIX + "*"):
+        descriptor = _held(path) if path.is_dir() and not path.is_symlink() else None
+        if descriptor is not None:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(descriptor)
 
 
 def _remove_empty(folder: Path, names: Iterable[str]) -> None:

@@ -175,6 +175,19 @@ def test_a_failure_at_any_move_leaves_the_folder_as_it_was(tmp_path, monkeypatch
     assert set(files_below(folder)) == {"images/a", "depths/c", "transforms.json", "note", ".lmvic-files.json"}
 
 
+def test_what_a_killed_run_left_is_cleared_away_and_what_runs_is_not(tmp_path):
+    folder = tmp_path / "out"
+    left = folder / ".lmvic-partial-killed"
+    left.mkdir(parents=True)
+    (left / "a.png").touch()
+    running = FolderOutput(folder)
+    assert not left.exists()
+    fill(folder, {"transforms.json": "1"})
+    assert running.staging.is_dir()
+    running.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert entries(folder) == {"transforms.json", ".lmvic-files.json"}
+
+
 def test_transforms_come_last(tmp_path, monkeypatch):
     order: list[str] = []
     replace = os.replace
