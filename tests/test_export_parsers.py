@@ -106,6 +106,13 @@ def test_splits_and_full_size(tmp_path, monkeypatch, capsys):
     for place in (scene.folder / "export", scene.folder):
         assert lmvic(monkeypatch, "export", "--load-config", config, "--output-dir", place, "--overwrite") == 2
         assert "which this command reads" in capsys.readouterr().err
+    (scene.folder / "sparse_pc.ply").unlink()
+    command = ("export", "--load-config", config, "--output-dir", tmp_path / "out", "--reference-structure", "none")
+    command = (*command, "--weights", write_weights(tmp_path / "small.safetensors"), "--no-verify")
+    assert lmvic(monkeypatch, *command) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "sparse_pc.ply" in error and "--no-points" in error
+    assert lmvic(monkeypatch, *command, "--no-points") == 0
 
 
 MODELS = ("OPENCV_FISHEYE", "EQUIRECTANGULAR", "ORTHOPHOTO", "VR180_L", "OMNIDIRECTIONALSTEREO_R", "FISHEYE624")

@@ -47,6 +47,7 @@ def export(config: ExportConfig) -> int:
     """
     from lmvic_ns.codec.multiview import load_codec
     from lmvic_ns.export.encoding import check_output, check_partial, encode_scene, finish, pick_device
+    from lmvic_ns.export.points import scene_points
     from lmvic_ns.export.report_files import check_report
     from lmvic_ns.export.splat_source import cached_depth, splat_scene
     from lmvic_ns.export.terminal import interruptible
@@ -62,6 +63,8 @@ def export(config: ExportConfig) -> int:
         inputs = (*given, *captured.inputs)
         check_output(file, config.overwrite, inputs)
         check_report(config.output_dir, config.overwrite, inputs)
+        if config.points:
+            scene_points(captured.scene)  # they may be missing or damaged: said before anything slow
         if not config.overwrite:
             check_partial(file, config.settings(captured.source), overwrite=False)
         with cached_depth(captured.scene, config.output_dir) as scene:

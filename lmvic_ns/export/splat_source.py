@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import tempfile
 from collections.abc import Callable, Iterator
@@ -194,6 +195,18 @@ def _checked_config(load_config: Path, downscale: int) -> Callable[[Any], Any]:
         if hasattr(manager.dataparser, "downscale_factor"):
             manager.dataparser.downscale_factor = 1
         manager.camera_res_scale_factor = 1.0 / downscale
+        if getattr(manager.dataparser, "load_3D_points", False) and _points_missing(Path(data)):
+            manager.dataparser.load_3D_points = False  # seeds: a trained model needs none
         return config
 
     return update
+
+
+def _points_missing(data: Path) -> bool:
+    """Whether a nerfstudio data set names a point file that is not there (who wants the points will miss it)."""
+    file = data if data.suffix == ".json" else data / "transforms.json"
+    try:
+        named = json.loads(file.read_text(encoding="utf-8")).get("ply_file_path")
+    except (OSError, ValueError, AttributeError):
+        return False
+    return bool(named) and not (file.parent / str(named)).is_file()
