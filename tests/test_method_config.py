@@ -207,12 +207,13 @@ def test_demo_replaces_only_its_own_folder(tmp_path: Path):
     with demo_folder(tmp_path / "new"):
         (tmp_path / "new" / "scene").mkdir()
         (tmp_path / "new" / "scene" / "made by the demo").touch()
-    prepare_folder(tmp_path / "new")
-    assert [path.name for path in (tmp_path / "new").iterdir()] == [MARK]
     (tmp_path / "new" / "thesis.txt").touch()
     with pytest.raises(SceneError, match="not the demo's"):
         prepare_folder(tmp_path / "new")
-    assert (tmp_path / "new" / "thesis.txt").exists()
+    assert (tmp_path / "new" / "thesis.txt").exists() and (tmp_path / "new" / "scene" / "made by the demo").exists()
+    (tmp_path / "new" / "thesis.txt").unlink()
+    prepare_folder(tmp_path / "new")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [MARK]
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "thesis.txt").touch()
     with pytest.raises(SceneError, match="--output"):

@@ -48,7 +48,7 @@ def test_names(paths, names):
 
 
 def test_long_names_are_cut_and_stay_different():
-    names = view_names([Path("images") / ("\u00e4" * 130 + end) for end in ("1.png", "2.png")] * 1, Path("/data"))
+    names = view_names([Path("images") / ("\u00e4" * 130 + end) for end in ("1.png", "2.png")], Path("/data"))
     assert names[0].endswith("1") and names[1].endswith("2") and all(len(name.encode()) <= 200 for name in names)
     same = unique_names(["\u00e4" * 200] * 3)
     assert len(set(same)) == 3 and all(len(name.encode()) <= 200 for name in same)

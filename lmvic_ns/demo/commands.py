@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lmvic_ns.demo.scene import DemoSceneConfig
 from lmvic_ns.errors import SceneError
-from lmvic_ns.output import checksum, files_below, remove_listed, write_list, writing
+from lmvic_ns.output import LIST_NAME, checksum, files_below, read_list, remove_listed, write_list, writing
 
 if TYPE_CHECKING:
     from lmvic_ns.codec.multiview import MultiViewCodec
@@ -111,14 +111,13 @@ def prepare_folder(folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         if not (folder / MARK).exists():
             raise SceneError(f"{folder} exists and was not made by the demo; choose another with --output")
-        remove_listed(folder)
-        (folder / MARK).unlink(missing_ok=True)
-        left = files_below(folder)
-        if left:
+        foreign = sorted(set(files_below(folder)) - set(read_list(folder) or {}) - {LIST_NAME, MARK})
+        if foreign:
             raise SceneError(
-                f"{folder / left[0]}: is not the demo's, or of a demo that was killed: move it away, or choose another folder "
-                "with --output"
+                f"{folder / foreign[0]}: is not the demo's, or of a demo that was killed: move it away, or choose another "
+                "folder with --output"
             )
+        remove_listed(folder)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MARK).touch()
