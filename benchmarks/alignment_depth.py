@@ -41,7 +41,7 @@ def psnr(a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | None = None) -> 
 
 
 def main(options: Options) -> None:
-    _, pipeline = load_trained(options.load_config)
+    pipeline = load_trained(options.load_config).pipeline
     median = captured_scene(pipeline)
     expected = captured_scene(pipeline, depth="depth")
     maps = {name: [s.inverse_depth(i) for i in range(len(s))] for name, s in [("median", median), ("expected", expected)]}

@@ -12,23 +12,26 @@ from torch import Tensor
 
 from lmvic_ns.errors import SceneError
 from lmvic_ns.geometry.cameras import Cameras
+from lmvic_ns.names import unfit
+from lmvic_ns.ply import read_points
+from lmvic_ns.points import SparsePoints
 
 ViewSource = Callable[[int], Tensor] | Sequence[Tensor]
 """Something that gives a view's tensor: a function of the index (called at each access), or a sequence."""
-
-_FORBIDDEN_IN_NAMES = set('/\\:*?"<>|') | {chr(c) for c in range(32)}
 
 
 class MultiViewScene:
     """Views of one scene.
 
     Args:
-        names: One file-name-like name a view, unique.
+        names: One file-name-like name a view, unique; `/` makes folders. See `lmvic_ns.names`.
         cameras: Pinhole cameras; views may differ in size and intrinsics.
         image: Float[3, h, w] in 0..1 for an index, computed or loaded at each access and never kept here.
         inverse_depth: Float[h, w], 1 / z in scene units, 0 = infinitely far or unknown; None where the scene has no
             depth.
-        sparse_points: A .ply file of SfM points in the scene's world, copied along by `write_dataset`.
+        sparse_points: A .ply file of SfM points in the scene's world, copied along by `write_dataset`. It is read, and
+            missed, only when it is used.
+        cloud: Such points in memory, where they come from no .ply file.
 
     Raises:
         SceneError: No views; names missing, duplicated or unfit for files; poses or intrinsics not finite or
@@ -44,10 +47,11 @@ class MultiViewScene:
         inverse_depth: ViewSource | None = None,
         *,
         sparse_points: Path | None = None,
+        cloud: SparsePoints | None = None,
     ) -> None:
         self.names = list(names)
         self.cameras = cameras.to("cpu")
-        self.sparse_points = sparse_points
+        self.sparse_points, self.cloud = sparse_points, cloud
         self._image, self._inverse_depth = image, inverse_depth
         _check_names(self.names, len(cameras))
         _check_cameras(self.cameras, self.names)
@@ -110,14 +114,34 @@ class MultiViewScene:
             lambda i: self.image(chosen[i]),
             (lambda i: self.inverse_depth(chosen[i])) if self.has_depth else None,
             sparse_points=self.sparse_points,
+            cloud=self.cloud,
         )
 
     def with_inverse_depth(self, inverse_depth: ViewSource | None) -> MultiViewScene:
         """The same photographs and cameras with other depth."""
-        return MultiViewScene(self.names, self.cameras, self._image, inverse_depth, sparse_points=self.sparse_points)
+        return MultiViewScene(
+            self.names, self.cameras, self._image, inverse_depth, sparse_points=self.sparse_points, cloud=self.cloud
+        )
+
+    def points(self) -> SparsePoints | None:
+        """The scene's sparse points; None if it has none.
+
+        Raises:
+            SceneError: their file is missing or damaged.
+        """
+        if self.cloud is not None or self.sparse_points is None:
+            return self.cloud
+        if not self.sparse_points.is_file():
+            raise SceneError(
+                f"{self.sparse_points}: the scene's points are not there; put them back, remove ply_file_path from "
+                "transforms.json, or leave them out with --no-points"
+            )
+        return SparsePoints(*read_points(self.sparse_points))
 
     @classmethod
-    def from_dataset(cls, folder: str | Path, *, depth_unit_scale_factor: float | None = None) -> MultiViewScene:
+    def from_dataset(
+        cls, folder: str | Path, *, depth_unit_scale_factor: float | None = None, depth: bool = True
+    ) -> MultiViewScene:
         """Read a nerfstudio dataset: a folder with transforms.json (or that file). Distorted photographs become pinhole
         views.
 
@@ -126,13 +150,14 @@ class MultiViewScene:
             depth_unit_scale_factor: Scene units of a depth file's 1; by default the key of that name in
                 transforms.json, else
                 1e-3 as in nerfstudio.
+            depth: Without it, the dataset's depth files are not looked at: the scene has no depth.
 
         Raises:
             SceneError: Something is missing, inconsistent, not finite or not supported; the message names the frame.
         """
         from lmvic_ns.scene_reader import read_dataset
 
-        return read_dataset(Path(folder), depth_unit_scale_factor)
+        return read_dataset(Path(folder), depth_unit_scale_factor, depth)
 
     def write_dataset(
         self,
@@ -142,19 +167,21 @@ class MultiViewScene:
         depth_format: Literal["npy", "png"] | None = "npy",
         depth_unit_scale_factor: float = 1e-3,
         overwrite: bool = False,
+        inputs: Sequence[Path] = (),
     ) -> Path:
-        """Write a nerfstudio dataset (images/, depths/, transforms.json); the folder appears whole or not at all.
+        """Write a nerfstudio dataset (images/, depths/, transforms.json): all of it, or nothing.
 
         Args:
-            folder: Made by this call; one that exists and is not empty is refused unless `overwrite`, which replaces
-                it.
+            folder: New or empty; one that this program filled before is filled anew with `overwrite`.
             image_format: 8-bit PNG, or JPEG at quality 95 without chroma subsampling.
             depth_format: float32 .npy, or 16-bit .png (nerfstudio's dataparser takes both); None, or a scene without
                 depth: no depth.
             depth_unit_scale_factor: Scene units of a depth file's 1. nerfstudio applies its own option of this name,
                 1e-3 by default, to
                 both formats and does not read it from the file.
-            overwrite: Replace what is there.
+            overwrite: Replace the files that this program wrote there before (the folder's own list names them), and
+                no others.
+            inputs: Files and folders that the scene comes from; a folder that is, holds or lies among them is refused.
 
         Returns:
             The folder.
@@ -164,7 +191,7 @@ class MultiViewScene:
         """
         from lmvic_ns.scene_writer import write_dataset
 
-        return write_dataset(self, Path(folder), image_format, depth_format, depth_unit_scale_factor, overwrite)
+        return write_dataset(self, Path(folder), image_format, depth_format, depth_unit_scale_factor, overwrite, inputs)
 
     def _index(self, index: int) -> int:
         index = int(index)
@@ -187,8 +214,8 @@ def _check_names(names: list[str], views: int) -> None:
         raise SceneError(f"the scene has {len(names)} names for {views} cameras")
     seen: set[str] = set()
     for name in names:
-        if not isinstance(name, str) or not name.strip() or name in (".", "..") or _FORBIDDEN_IN_NAMES & set(name):
-            raise SceneError(f"view name {name!r} cannot be a file name; use letters, digits, '-', '_' and '.'")
+        if not isinstance(name, str) or unfit(name):
+            raise SceneError(f"view name {name!r} cannot be a file name; use letters, digits, '-', '_', '.' and '/'")
         if name in seen:
             raise SceneError(f"view name {name!r} occurs twice; names must be unique")
         seen.add(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +24,9 @@ from lmvic_ns.geometry.undistortion import (
     undistorted_pinhole,
     undistortion_map,
 )
+from lmvic_ns.names import view_names
 from lmvic_ns.picture_files import is_rotated, open_picture
+from lmvic_ns.pictures import check_eight_bits
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.transforms import check_exists, check_size, load_transforms, transforms_file
 
@@ -57,31 +60,39 @@ class Frame:
         return undistortion_map(self.camera, self.lens, self.pinhole, self.height, self.width)
 
 
-def read_dataset(path: Path, depth_unit_scale_factor: float | None) -> MultiViewScene:
+def read_dataset(path: Path, depth_unit_scale_factor: float | None, depth: bool = True) -> MultiViewScene:
     """See `MultiViewScene.from_dataset`."""
     file, meta = transforms_file(path), load_transforms(path)
     records = sorted(meta["frames"], key=lambda r: str(r.get("file_path")))  # nerfstudio's order: sorted by file path
     names = _names(file, records)
+    if not depth:
+        records = [_without_depth(record) for record in records]
     frames = [_frame(file, meta, record, name) for record, name in zip(records, names, strict=True)]
     with_depth = [f for f in frames if f.depth_path is not None]
     if with_depth and len(with_depth) != len(frames):
         raise SceneError(
-            f"{file}: only {len(with_depth)} of {len(frames)} frames have a depth_file_path; give it for all or for none"
+            f"{file}: only {len(with_depth)} of {len(frames)} frames have a depth_file_path; give it for all or for none, or "
+            "leave these files out of it with --depth stereo or --depth none"
         )
     unit = depth_unit_scale_factor
     if unit is None:
         unit = read_number(file, "scene", meta, "depth_unit_scale_factor", NERFSTUDIO_DEPTH_UNIT)
     if not (unit > 0 and np.isfinite(unit)):
         raise SceneError(f"{file}: depth_unit_scale_factor must be positive and finite, not {unit}")
-    points = file.parent / str(meta["ply_file_path"]) if "ply_file_path" in meta else None
+    # a file that is named and missing is missed where points are used, not here
+    points = file.parent / str(meta["ply_file_path"]) if meta.get("ply_file_path") else None
     scale = float(unit)
     return MultiViewScene(
         names,
         _cameras(frames),
         lambda i: load_image(frames[i]),
         (lambda i: load_inverse_depth(frames[i], scale)) if with_depth else None,
-        sparse_points=points if points is not None and points.is_file() else None,
+        sparse_points=points,
     )
+
+
+def _without_depth(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key != "depth_file_path"}
 
 
 def load_image(frame: Frame) -> Float[Tensor, "3 h w"]:
@@ -89,7 +100,7 @@ def load_image(frame: Frame) -> Float[Tensor, "3 h w"]:
     with).
     """
     with open_picture(frame.image_path) as picture:
-        _check_picture(frame.image_path, picture)
+        check_eight_bits(frame.image_path, picture)
         pixels = np.array(_opaque_rgb(frame.image_path, picture))
     image = torch.from_numpy(pixels).permute(2, 0, 1).float()
     if frame.displacement is not None:
@@ -114,17 +125,15 @@ def load_inverse_depth(frame: Frame, unit: float) -> Float[Tensor, "h w"]:
 
 
 def _names(file: Path, records: list[dict[str, Any]]) -> list[str]:
-    """File stems; where those collide, all of the path with '_' between its parts."""
+    """See `lmvic_ns.names`; refuses a picture that is listed twice."""
     paths = []
     for record in records:
         paths.append(Path(record["file_path"]))
-    for earlier, later in pairwise(paths):
+    places = sorted(os.path.normpath(file.parent / path) for path in paths)
+    for earlier, later in pairwise(places):
         if earlier == later:
             raise SceneError(f"{file}: {later} occurs in two frames; each view may appear once")
-    stems = [p.stem for p in paths]
-    if len(set(stems)) == len(stems):
-        return stems
-    return ["_".join(part for part in p.parts if part not in ("/", ".", "..")) for p in paths]
+    return view_names(paths, file.parent)
 
 
 def _frame(file: Path, meta: dict[str, Any], record: dict[str, Any], name: str) -> Frame:
@@ -133,7 +142,7 @@ def _frame(file: Path, meta: dict[str, Any], record: dict[str, Any], name: str) 
     with open_picture(image_path, pixels=False) as picture:
         width, height = picture.size
         rotated = is_rotated(picture)
-        _check_picture(image_path, picture)
+        check_eight_bits(image_path, picture)
     depth_path = None
     if record.get("depth_file_path"):
         depth_path = file.parent / str(record["depth_file_path"])
@@ -222,16 +231,6 @@ def _cameras(frames: list[Frame]) -> Cameras:
     poses = torch.from_numpy(np.stack([f.camera_to_world for f in frames]))
     height, width = torch.tensor([f.height for f in frames]), torch.tensor([f.width for f in frames])
     return Cameras.from_opengl(intrinsics, poses, height, width)
-
-
-def _check_picture(path: Path, picture: Image.Image) -> None:
-    """16-bit pictures are refused: Pillow would cut colour ones to 8 bits without a word."""
-    deep = picture.mode.startswith(("I", "F"))
-    if picture.format == "PNG":
-        with path.open("rb") as file:
-            deep = deep or file.read(25)[24] > 8
-    if deep:
-        raise SceneError(f"{path}: more than 8 bits a channel; convert it to 8-bit PNG or JPEG first")
 
 
 def _opaque_rgb(path: Path, picture: Image.Image) -> Image.Image:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,9 @@ import torch
 from PIL import Image
 
 from lmvic_ns.errors import SceneError
+from lmvic_ns.output import FolderOutput
 from lmvic_ns.picture_files import check_format_holds
+from lmvic_ns.ply import write_ply
 from lmvic_ns.scene import MultiViewScene
 
 _LARGEST_16_BIT = 65535
@@ -27,10 +28,9 @@ def write_dataset(
     depth_format: str | None,
     depth_unit_scale_factor: float,
     overwrite: bool,
+    inputs: Sequence[Path] = (),
 ) -> Path:
     """See `MultiViewScene.write_dataset`."""
-    from lmvic_ns.export.terminal import writing
-
     if image_format not in ("png", "jpg"):
         raise SceneError(f"image format {image_format!r} is unknown; use png or jpg")
     if depth_format not in ("npy", "png", None):
@@ -41,42 +41,30 @@ def write_dataset(
         raise SceneError("views with skew cannot be written: nerfstudio's cameras have none")
     for index, name in enumerate(scene.names):
         check_format_holds(image_format, int(scene.cameras.width[index]), int(scene.cameras.height[index]), name)
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not overwrite)):
-        raise SceneError(f"{folder}: already exists; choose another folder or allow overwriting")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # built next to its place under a name that says so, then renamed: an interruption leaves nothing that looks whole
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
-    try:
+    depth_format = depth_format if scene.has_depth else None
+    if scene.sparse_points is not None and not scene.sparse_points.is_file():
+        scene.points()  # says that they are missing
+    with FolderOutput(folder, inputs=inputs, overwrite=overwrite) as output:
+        names = [f"images/{name}.{image_format}" for name in scene.names]
+        names += [f"depths/{name}.{depth_format}" for name in scene.names if depth_format]
+        output.check_free([*names, "sparse_pc.ply", "transforms.json"])
         with writing(folder):
-            _fill(scene, partial, image_format, depth_format if scene.has_depth else None, depth_unit_scale_factor)
-        partial.chmod(0o755)
-        if folder.exists():
-            old = partial.with_name(partial.name + ".old")
-            os.replace(folder, old)
-            os.replace(partial, folder)
-            shutil.rmtree(old)
-        else:
-            os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            _fill(scene, output.staging, image_format, depth_format, depth_unit_scale_factor)
     return folder
 
 
 def _fill(scene: MultiViewScene, folder: Path, image_format: str, depth_format: str | None, unit: float) -> None:
-    (folder / "images").mkdir()
-    if depth_format:
-        (folder / "depths").mkdir()
     poses = scene.cameras.to_opengl_camera_to_world()
     frames, intrinsics = [], []
     for index, name in enumerate(scene.names):
         path = f"images/{name}.{image_format}"
         pixels = (scene.image(index) * 255.0).round().to(torch.uint8).permute(1, 2, 0).numpy()
         options: dict[str, Any] = {"quality": 95, "subsampling": 0} if image_format == "jpg" else {}
-        Image.fromarray(pixels).save(folder / path, **options)
+        Image.fromarray(pixels).save(_place(folder, path), **options)
         frame: dict[str, Any] = {"file_path": path, "transform_matrix": poses[index].tolist()}
         if depth_format:
             frame["depth_file_path"] = f"depths/{name}.{depth_format}"
-            _write_depth(folder / frame["depth_file_path"], scene, index, unit)
+            _write_depth(_place(folder, frame["depth_file_path"]), scene, index, unit)
         k = scene.cameras.intrinsics[index]
         intrinsics.append(
             {
@@ -97,11 +85,21 @@ def _fill(scene: MultiViewScene, folder: Path, image_format: str, depth_format: 
             frame.update(values)
     if depth_format:
         meta["depth_unit_scale_factor"] = unit
-    if scene.sparse_points is not None and scene.sparse_points.is_file():
+    if scene.sparse_points is not None:
         shutil.copyfile(scene.sparse_points, folder / "sparse_pc.ply")
+        meta["ply_file_path"] = "sparse_pc.ply"
+    elif scene.cloud is not None:
+        write_ply(folder / "sparse_pc.ply", scene.cloud)
         meta["ply_file_path"] = "sparse_pc.ply"
     meta["frames"] = frames
     (folder / "transforms.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+
+def _place(folder: Path, name: str) -> Path:
+    """Where a file goes; names may hold folders, which are made."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _write_depth(path: Path, scene: MultiViewScene, index: int, unit: float) -> None:

@@ -17,7 +17,7 @@ _BLENDER = (
 
 def transforms_file(path: Path) -> Path:
     """The transforms.json of a dataset that is given by its folder or by that file itself."""
-    return path if path.suffix == ".json" else path / "transforms.json"
+    return path if path.suffix == ".json" and not path.is_dir() else path / "transforms.json"
 
 
 def load_transforms(path: Path) -> dict[str, Any]:

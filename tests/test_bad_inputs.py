@@ -23,9 +23,9 @@ from lmvic_ns.evaluation.image_set import load_image_set
 from lmvic_ns.export.encoding import check_view_sizes
 from lmvic_ns.export.trained import load_trained
 from lmvic_ns.picture_files import open_picture
+from lmvic_ns.ply import read_points
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.splat.dataparser import check_capture
-from lmvic_ns.splat.ply import read_points
 
 PACKAGE = Path(__file__).resolve().parent.parent / "lmvic_ns"
 

@@ -23,8 +23,8 @@ from lmvic_ns.export.options import CodingOptions
 from lmvic_ns.export.points import SparsePoints, pack_points, tidied, unpack_points, write_ply
 from lmvic_ns.export.report import jpeg_as_good
 from lmvic_ns.export.search import bisect_levels
+from lmvic_ns.ply import read_points
 from lmvic_ns.scene import MultiViewScene
-from lmvic_ns.splat.ply import read_points
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +240,22 @@ def test_tidied_points_pack_better():
     assert np.array_equal(tidied(one).positions, one.positions)
 
 
+def test_far_points_keep_their_digits(tmp_path):
+    """In UTM coordinates float32 steps are half a metre; near points are stored as ever."""
+    near = np.random.default_rng(0).normal(size=(500, 3)) * 20
+    points = SparsePoints(near + np.array([512_345.678, 5_403_210.123, 213.5]), None)
+    back = unpack_points(pack_points(tidied(points)))
+    distances = np.linalg.norm(back.positions[:, None] - points.positions[None], axis=2)
+    assert distances.min(axis=1).max() < 20 / 2000 and sorted(distances.argmin(axis=1)) == list(range(500))
+    write_ply(tmp_path / "p.ply", back)
+    assert np.array_equal(read_points(tmp_path / "p.ply")[0], back.positions)
+    data = pack_points(points)
+    assert data[4] == 2 and pack_points(SparsePoints(near.astype(np.float32), None))[4] == 0
+    for wrong in (data[:20], data[:5] + b"\xff" * 24 + data[29:]):
+        with pytest.raises(BitstreamError, match="PNTS"):
+            unpack_points(wrong)
+
+
 @pytest.mark.parametrize("coloured", [True, False])
 def test_points_come_back(coloured, tmp_path):
     generator = np.random.default_rng(0)
@@ -351,13 +367,20 @@ def test_one_picture_is_a_scene(room, weights, tmp_path, monkeypatch):
     assert MultiViewScene.from_dataset(tmp_path / "out").names == ["002"]
 
 
-def test_overwriting_replaces_the_whole_dataset(room, file, weights, tmp_path, monkeypatch):
-    out = tmp_path / "out"
-    shutil.copytree(room, out)
-    (out / "stray.txt").touch()
-    assert lmvic(monkeypatch, "decode", file, out, "--weights", weights, "--overwrite", "--format", "jpg") == 0
-    assert "stray.txt" not in entries(out) and "000.jpg" in entries(out / "images")
-    assert entries(tmp_path) == {"out"}
+def test_overwriting_replaces_what_lmvic_wrote_and_nothing_else(room, file, weights, tmp_path, monkeypatch, capsys):
+    out, decode = tmp_path / "out", ("decode", file, tmp_path / "out", "--weights", weights)
+    assert lmvic(monkeypatch, *decode) == 0
+    (out / "notes.txt").write_text("mine")
+    (out / "images" / "mine.png").touch()
+    assert lmvic(monkeypatch, *decode) == 2
+    assert lmvic(monkeypatch, *decode, "--overwrite", "--format", "jpg", "--no-depth") == 0
+    assert entries(out) == {"notes.txt", "images", "transforms.json", "sparse_pc.ply", ".lmvic-files.json"}
+    assert entries(out / "images") == {"000.jpg", "001.jpg", "002.jpg", "003.jpg", "mine.png"}
+    assert (out / "notes.txt").read_text() == "mine" and entries(tmp_path) == {"out"}
+    capsys.readouterr()
+    (out / "images" / "001.jpg").write_text("another picture under the same name")
+    assert lmvic(monkeypatch, *decode, "--overwrite") == 2
+    assert "images/001.jpg was changed since" in capsys.readouterr().err
 
 
 def test_interrupted_encode_resumes_to_the_same_file(room, file, weights, tmp_path, monkeypatch, capsys):
@@ -373,11 +396,12 @@ def test_interrupted_encode_resumes_to_the_same_file(room, file, weights, tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr(Writer, "add_unit", stop_at_the_third)
         assert lmvic(monkeypatch, *command) == 130
-    assert "--resume goes on" in capsys.readouterr().err and entries(tmp_path) == {"room.lmvic.partial"}
+    assert "the same command goes on" in capsys.readouterr().err and entries(tmp_path) == {"room.lmvic.partial"}
     done: list[int] = []
     with monkeypatch.context() as patch:
         patch.setattr(Writer, "add_unit", lambda self, view, *parts: (done.append(view), add(self, view, *parts)))
-        assert lmvic(monkeypatch, *command, "--resume") == 0
+        assert lmvic(monkeypatch, *command) == 0
+    assert "going on after 2 of 4 views" in capsys.readouterr().out
     assert len(done) == 2 and path.read_bytes() == file.read_bytes() and entries(tmp_path) == {"room.lmvic"}
 
 

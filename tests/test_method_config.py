@@ -19,7 +19,7 @@ from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.plugins.types import MethodSpecification
 from nerfstudio.utils.eval_utils import eval_setup
 
-from lmvic_ns.demo.commands import MARK, prepare_folder
+from lmvic_ns.demo.commands import MARK, demo_folder, prepare_folder
 from lmvic_ns.demo.scene import DemoSceneConfig, write_demo_scene
 from lmvic_ns.errors import SceneError
 from lmvic_ns.scene import MultiViewScene
@@ -203,8 +203,14 @@ def test_config_file_names_importable_classes(trained):
 
 
 def test_demo_replaces_only_its_own_folder(tmp_path: Path):
-    prepare_folder(tmp_path / "new")
-    (tmp_path / "new" / "left over").touch()
+    with demo_folder(tmp_path / "new"):
+        (tmp_path / "new" / "scene").mkdir()
+        (tmp_path / "new" / "scene" / "made by the demo").touch()
+    (tmp_path / "new" / "thesis.txt").touch()
+    with pytest.raises(SceneError, match="not the demo's"):
+        prepare_folder(tmp_path / "new")
+    assert (tmp_path / "new" / "thesis.txt").exists() and (tmp_path / "new" / "scene" / "made by the demo").exists()
+    (tmp_path / "new" / "thesis.txt").unlink()
     prepare_folder(tmp_path / "new")
     assert [path.name for path in (tmp_path / "new").iterdir()] == [MARK]
     (tmp_path / "own").mkdir()

@@ -28,6 +28,7 @@ from lmvic_ns.bitstream.layout import (
     unpack_unit_head,
 )
 from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
+from lmvic_ns.bitstream.partial import SETTINGS_TAG, SUFFIX
 from lmvic_ns.bitstream.scan import scan_blocks
 from lmvic_ns.errors import BitstreamError
 
@@ -192,14 +193,23 @@ class Reader:
             raise BitstreamError(f"{self.path.name}: section {tag}: damaged: expected CRC-32C {crc:08x}, found {found:08x}")
         return data[SECTION_HEAD_BYTES:]
 
-    def section_bytes(self, tag: str) -> int:
-        """Bytes of an optional section's content, damaged or not; 0 if the file has none of this tag."""
-        block = self._sections.get(tag)
-        return 0 if block is None else block.size - SECTION_HEAD_BYTES
-
     def sections(self) -> tuple[str, ...]:
         """Tags of the optional sections."""
         return tuple(self._sections)
+
+    def section_bytes(self, tag: str) -> int:
+        """Size of a section's data, read or not, whole or not; 0 if the file has none of this tag."""
+        block = self._sections.get(tag)
+        return block.size - SECTION_HEAD_BYTES if block is not None else 0
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether this is the partial file of an encode that is in progress or was interrupted."""
+        return bool(self.problems) and (self.path.name.endswith(SUFFIX) or SETTINGS_TAG in self._sections)
+
+    def written(self, view: int) -> bool:
+        """Whether there is a unit of this view, whole or not."""
+        return view in self._units
 
     def ancestors(self, view: int) -> tuple[int, ...]:
         """Views that must be decoded before this one, the root first."""

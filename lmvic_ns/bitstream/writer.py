@@ -26,8 +26,13 @@ from lmvic_ns.bitstream.layout import (
     unpack_section_head,
     unpack_unit_head,
 )
+from lmvic_ns.bitstream.partial import SETTINGS_TAG, finished_path, partial_path, settings_of
 from lmvic_ns.bitstream.scan import leading_blocks
 from lmvic_ns.errors import BitstreamError, LmvicError
+
+
+class OtherSettingsError(LmvicError):
+    """The partial file was begun with other settings, views or weights."""
 
 
 class Writer:
@@ -39,17 +44,23 @@ class Writer:
         path: the finished file; an older one is replaced at the end, not before.
         header: of the scene; see `FileHeader.build`.
         resume: go on with the partial file of an interrupted encode, if there is one, and keep it on failure.
+        settings: what else the units depend on (options, pictures), as some bytes; a partial file that was begun with
+            others is refused.
 
     Raises:
-        LmvicError: the file cannot be written, or the partial file was begun with another header.
+        LmvicError: the file cannot be written, or another run is writing it.
+        OtherSettingsError: the partial file was begun with another header or other settings.
         BitstreamError: the header is against the format's rules.
     """
 
-    def __init__(self, path: str | os.PathLike[str], header: FileHeader, *, resume: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], header: FileHeader, *, resume: bool = False, settings: bytes | None = None
+    ) -> None:
         front = pack_preamble_and_header(header)
-        self.path = Path(path)
-        self.partial = self.path.with_name(self.path.name + ".partial")
+        self.path = finished_path(path)
+        self.partial = partial_path(path)
         self.header = header
+        self._settings = settings
         self._keep = resume
         self._blocks: list[Block] = []
         self._units: dict[int, Block] = {}
@@ -57,12 +68,17 @@ class Writer:
         self._end = 0
         self._file: BinaryIO | None = None
         try:
-            if resume and self.partial.exists():
-                self._file = open(self.partial, "r+b")  # noqa: SIM115
+            there = self.partial.exists()
+            # not truncated yet: another run may be writing it
+            self._file = open(self.partial, "r+b" if there else "w+b")  # noqa: SIM115
+            self._lock(self._file)
+            if resume and there:
                 self._take_up(self._file)
             else:
-                self._file = open(self.partial, "w+b")  # noqa: SIM115
+                if os.fstat(self._file.fileno()).st_size:
+                    self._file.truncate(0)
                 self._append(front)
+            self._mark_settings()
         except OSError as error:
             self.abort()
             raise self._failure(error) from error
@@ -141,6 +157,7 @@ class Writer:
             self.abort()
             raise LmvicError(f"{self.path}: not finished: view {missing[0]} and {len(missing) - 1} more were not written")
         try:
+            self._file.truncate(self._end)
             self._append(pack_index_and_trailer(self._blocks))
             os.fsync(self._file.fileno())
             self._file.close()
@@ -171,11 +188,16 @@ class Writer:
             self.abort()
 
     def _add(self, entry: int, *parts: bytes) -> Block:
-        self._open_file()
+        file = self._open_file()
         offset = self._end
         try:
             self._append(*parts)
+            self._mark_settings()
         except OSError as error:
+            self._end = offset
+            with suppress(OSError):  # the torn block goes, and the mark that it was written over comes back
+                file.truncate(offset)
+                self._mark_settings()
             self.abort()
             raise self._failure(error) from error
         block = Block(entry, offset, self._end - offset)
@@ -184,28 +206,64 @@ class Writer:
 
     def _append(self, *parts: bytes) -> None:
         file = self._open_file()
+        file.seek(self._end)
         for part in parts:
             file.write(part)
             self._end += len(part)
         file.flush()
 
+    def _mark_settings(self) -> None:
+        """Write the settings behind the last block; the next one takes their place."""
+        if self._settings is None:
+            return
+        file = self._open_file()
+        file.seek(self._end)
+        file.write(pack_section_head(SETTINGS_TAG, self._settings) + self._settings)
+        file.truncate()
+        file.flush()
+
+    def _lock(self, file: BinaryIO) -> None:
+        """Let no other run write this partial file at the same time, where the system has such locks.
+
+        Raises:
+            LmvicError: another run is writing it.
+        """
+        try:
+            import fcntl
+        except ImportError:
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LmvicError(f"{self.partial}: another run is writing it; wait for its end, or choose another name") from None
+        except OSError:  # a file system without locks
+            return
+
     def _take_up(self, file: BinaryIO) -> None:
         """Read what an interrupted encode left, and cut a torn unit off its end."""
+        front = pack_preamble_and_header(self.header)
+        begun = file.read(len(front))
+        if front.startswith(begun) and len(begun) < len(front):
+            file.truncate(0)  # torn before its header was whole: nothing is lost by beginning anew
+            self._append(front)
+            return
+        file.seek(0)
         try:
             preamble = file.read(PREAMBLE_BYTES)
             stored = file.read(stored_header_bytes(preamble))
             same = unpack_preamble_and_header(preamble, stored) == self.header
         except BitstreamError:
-            if file.seek(0, os.SEEK_END) < len(front := pack_preamble_and_header(self.header)):
-                file.seek(0)  # torn before its header was whole: nothing is lost by beginning anew
-                file.truncate()
-                self._append(front)
-                return
-            same = False
-        if not same:
-            raise LmvicError(f"{self.partial}: begun with other settings or views: delete it to begin anew")
+            same, stored = False, b""
         begin = PREAMBLE_BYTES + len(stored)
-        self._blocks = leading_blocks(file, self.header, begin, file.seek(0, os.SEEK_END))
+        blocks = leading_blocks(file, self.header, begin, file.seek(0, os.SEEK_END)) if same else []
+        settings = settings_of(file, blocks)
+        if not same or (settings is not None and self._settings is not None and settings != self._settings):
+            raise OtherSettingsError(
+                f"{self.partial}: begun with other settings or views: begin anew with --overwrite or by deleting it, or give "
+                "the settings that it was begun with"
+            )
+        self._settings = settings if self._settings is None else self._settings
+        self._blocks = blocks[:-1] if settings is not None else blocks
         for block in self._blocks:
             if block.entry == SECTION_ENTRY:
                 file.seek(block.offset)
@@ -214,7 +272,6 @@ class Writer:
                 self._units[block.entry - 1] = block
         self._end = self._blocks[-1].offset + self._blocks[-1].size if self._blocks else begin
         file.truncate(self._end)
-        file.seek(self._end)
 
     def _open_file(self) -> BinaryIO:
         if self._file is None:

@@ -124,6 +124,7 @@ class EncodeOptions:
         effort: what is fitted to each view before it is coded: by default its depth, to how well it warps
             (`Effort.named`).
         resume: go on with the `.partial` file of an interrupted encode.
+        settings: what a `.partial` file must have been begun with to be gone on with (see `Writer`).
     """
 
     quality: int = DEFAULT_QUALITY
@@ -132,6 +133,7 @@ class EncodeOptions:
     with_depth: bool = True
     effort: Effort = field(default_factory=lambda: Effort.named("medium"))
     resume: bool = False
+    settings: bytes | None = None
 
 
 class MultiViewCodec:
@@ -223,7 +225,7 @@ class MultiViewCodec:
         records: list[EncodedView] = []
         states: dict[int, ReferenceState] = {}
         has_children = {parent for parent in tree.parent if parent >= 0}
-        with Writer(path, header, resume=options.resume) as writer:
+        with Writer(path, header, resume=options.resume, settings=options.settings) as writer:
             for view in order:
                 parent = tree.parent[view]
                 states = _ancestors_only(states, tree, view)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lmvic_ns.demo.scene import DemoSceneConfig
 from lmvic_ns.errors import SceneError
+from lmvic_ns.output import LIST_NAME, checksum, files_below, read_list, remove_listed, write_list, writing
+
+if TYPE_CHECKING:
+    from lmvic_ns.codec.multiview import MultiViewCodec
 
 MARK = ".lmvic-demo"
 """A file that says that a folder was made by the demo, so that it may be replaced."""
@@ -39,7 +45,6 @@ def demo(config: DemoConfig) -> None:
         LmvicError: `output` is something else than an earlier demo, or the weights are missing.
     """
     from lmvic_ns.codec.multiview import load_codec
-    from lmvic_ns.demo.scene import write_demo_scene
     from lmvic_ns.export.encoding import pick_device
 
     started = time.perf_counter()
@@ -51,7 +56,15 @@ def demo(config: DemoConfig) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message="Converting a tensor with requires_grad=True to a scalar")
     codec = load_codec(config.weights, pick_device("auto"))  # before anything slow: they may be missing
-    prepare_folder(config.output)
+    with demo_folder(config.output):
+        _run(config, codec, say)
+    print(f"the whole demo took {time.perf_counter() - started:.0f} s; look at {config.output / 'export' / 'report.html'}")
+
+
+def _run(config: DemoConfig, codec: MultiViewCodec, say: Callable[[str], None]) -> None:
+    """Everything that makes files."""
+    from lmvic_ns.demo.scene import write_demo_scene
+
     scene = write_demo_scene(config.output / "scene", config.scene)
     say(f"a room with {config.scene.views} photographs, exact poses and depth: {scene}")
     from lmvic_ns.demo.training import depth_error, train, write_pictures
@@ -71,14 +84,40 @@ def demo(config: DemoConfig) -> None:
     decoded = decode_demo(config.output / "export" / "scene.lmvic", config.output / "decoded", config.weights)
     say(f"decoded: {decoded}, for `ns-train splatfacto --data {decoded}`")
     print_table(data)
-    print(f"the whole demo took {time.perf_counter() - started:.0f} s; look at {config.output / 'export' / 'report.html'}")
+
+
+@contextmanager
+def demo_folder(folder: Path) -> Iterator[None]:
+    """An empty folder to work in; in the end, however it comes, a list of the files that were made in it.
+
+    Raises:
+        LmvicError: it is something else than an earlier demo, or holds files of somebody else.
+    """
+    prepare_folder(folder)
+    try:
+        yield
+    finally:
+        write_list(folder, {name: checksum(folder / name) for name in files_below(folder)})
 
 
 def prepare_folder(folder: Path) -> None:
-    """An empty folder with our mark; refuses to touch one that the demo did not make."""
+    """An empty folder with our mark; removes what an earlier demo made there, and nothing else.
+
+    Raises:
+        LmvicError: the demo did not make it, or it holds files that the demo did not make.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise SceneError(f"{folder}: is a file; give the name of a folder with --output")
     if folder.exists() and any(folder.iterdir()):
         if not (folder / MARK).exists():
             raise SceneError(f"{folder} exists and was not made by the demo; choose another with --output")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARK).touch()
+        foreign = sorted(set(files_below(folder)) - set(read_list(folder) or {}) - {LIST_NAME, MARK})
+        if foreign:
+            raise SceneError(
+                f"{folder / foreign[0]}: is not the demo's, or of a demo that was killed: move it away, or choose another "
+                "folder with --output"
+            )
+        remove_listed(folder)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MARK).touch()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -66,16 +66,14 @@ def trained_scene(config: Path) -> tuple[str, MultiViewScene, dict[str, MultiVie
     from lmvic_ns.export.trained import load_trained, loading
     from lmvic_ns.splat.captures import captured_scene
 
-    _, pipeline = load_trained(config)
+    trained = load_trained(config)
     with loading(config):
-        median, expected = captured_scene(pipeline), captured_scene(pipeline, depth="depth")
+        median, expected = captured_scene(trained.pipeline), captured_scene(trained.pipeline, depth="depth")
     depths = {
         kind: scene.with_inverse_depth([scene.inverse_depth(i) for i in range(len(scene))])
         for kind, scene in (("median", median), ("expected", expected))
     }
-    manager: Any = pipeline.datamanager
-    data = manager.config.data or manager.config.dataparser.data
-    return Path(str(data)).resolve().name if data else config.parent.name, median, depths
+    return trained.folder.resolve().name, median, depths
 
 
 def _align(name: str, scene: MultiViewScene, depths: dict[str, MultiViewScene], options: AlignmentOptions) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from lmvic_ns.errors import SceneError
+from lmvic_ns.pictures import check_eight_bits
 from lmvic_ns.transforms import load_transforms
 
 if TYPE_CHECKING:
@@ -89,11 +90,12 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """A picture as 8-bit RGB; EXIF rotation is not applied (cameras belong to the stored pixels).
 
     Raises:
-        SceneError: Not a readable picture.
+        SceneError: Not a readable picture, or one of more than 8 bits a channel.
     """
     from lmvic_ns.picture_files import open_picture
 
     with open_picture(path) as image:
+        check_eight_bits(path, image)
         return np.asarray(image.convert("RGB"))
 
 

@@ -12,7 +12,7 @@ import tyro
 
 from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
 from lmvic_ns.errors import LmvicError
-from lmvic_ns.export.options import CodingOptions
+from lmvic_ns.export.options import CodingOptions, weights_inputs
 
 
 @dataclass
@@ -36,12 +36,24 @@ def encode(config: EncodeConfig) -> int:
         LmvicError: the dataset, an option, the weights or the place to write to is not fit.
     """
     from lmvic_ns.codec.multiview import load_codec
-    from lmvic_ns.export.encoding import check_output, downscaled, encode_scene, finish, pick_device
-    from lmvic_ns.export.sources import dataset_files, dataset_scene
-    from lmvic_ns.export.terminal import interruptible
+    from lmvic_ns.export.encoding import check_output, check_partial, downscaled, encode_scene, finish, pick_device
+    from lmvic_ns.export.report_files import check_report
+    from lmvic_ns.export.sources import dataset_inputs, dataset_scene
+    from lmvic_ns.export.terminal import interruptible, say
 
     config.check()
-    check_output(config.file, config.overwrite)
+    files = dataset_inputs(config.dataset)
+    inputs = (*files.all, *weights_inputs(config.weights))
+    check_output(config.file, config.overwrite, inputs)
+    if config.points:
+        files.check_points()
+    if files.masked:
+        say(f"{config.dataset}: has {files.masked} masks, which are not coded: the whole pictures are")
+    if config.report is not None:
+        check_report(config.report, config.overwrite, inputs)
+    source = f"{config.depth} {files.fingerprint()}"
+    if not config.overwrite:  # early; clearing away what is in the way comes after all other checks
+        check_partial(config.file, config.settings(source), overwrite=False)
     with interruptible(config.file) as outcome:
         codec = load_codec(config.weights, pick_device(config.device))
         scene = downscaled(
@@ -49,10 +61,10 @@ def encode(config: EncodeConfig) -> int:
             config.downscale,
         )
         started = time.perf_counter()
-        encoded = encode_scene(scene, config.file, config, codec)
+        encoded = encode_scene(scene, config.file, config, codec, source, inputs)
         seconds = time.perf_counter() - started
-        files = dataset_files(config.dataset)
-        outcome.status = finish(encoded, scene, codec, config, report=config.report, files=files, seconds=seconds)
+        pictures = sorted(files.pictures)
+        outcome.status = finish(encoded, scene, codec, config, report=config.report, files=pictures, seconds=seconds)
     return outcome.status
 
 
@@ -82,7 +94,7 @@ class DecodeConfig(ReadingLimits):
     file: tyro.conf.Positional[Path]
     """The .lmvic file."""
     out: tyro.conf.Positional[Path]
-    """Folder for the dataset; new or empty."""
+    """Folder for the dataset; new or empty (`.` will do)."""
     views: tuple[str, ...] = ()
     """Names or numbers of views; all without. Only they and the views that they refer to are decoded."""
     format: Literal["png", "jpg", "webp"] = "png"
@@ -96,7 +108,7 @@ class DecodeConfig(ReadingLimits):
     workers: int = 1
     """Branches of the tree that are decoded at the same time."""
     overwrite: bool = False
-    """Replace the dataset that is in the folder."""
+    """Replace the files that lmvic wrote into the folder before (its .lmvic-files.json names them), and no others."""
 
 
 def decode(config: DecodeConfig) -> int:
@@ -130,7 +142,9 @@ def decode(config: DecodeConfig) -> int:
     say(f"{written.folder}: {written.views} views{points}; train on it with `ns-train splatfacto --data {written.folder}`")
     for name, reason in written.lost.items():
         print(f"lmvic: lost: {name}: {reason}", file=sys.stderr)
-    return 1 if written.lost else 0
+    for problem in written.problems:
+        print(f"lmvic: {config.file}: {problem}", file=sys.stderr)
+    return 1 if written.lost or written.problems else 0
 
 
 @dataclass
@@ -141,11 +155,11 @@ class FileConfig(ReadingLimits):
     """The .lmvic file."""
 
 
-def info(config: FileConfig) -> None:
-    """Show what is in an .lmvic file: views, tree, sizes, and the weights that it needs (they need not be there)."""
+def info(config: FileConfig) -> int:
+    """Show what is in an .lmvic file: views, tree, sizes, the weights that it needs (they need not be there), and damage."""
     from lmvic_ns.export.inspection import print_info
 
-    print_info(config.file, config.max_pixels)
+    return print_info(config.file, config.max_pixels)
 
 
 def verify(config: FileConfig) -> int:
@@ -158,5 +172,7 @@ def verify(config: FileConfig) -> int:
         return 0
     for problem in problems:
         print(problem, file=sys.stderr)
+    if problems[0].startswith("unfinished"):
+        return 1
     print(f"{config.file}: damaged; {len(lost)} of {views} views are lost" + "".join(f"\n  {name}" for name in lost))
     return 1

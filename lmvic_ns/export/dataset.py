@@ -1,11 +1,9 @@
-"""Writing decoded views as a nerfstudio dataset, one at a time, in any order; it appears whole or not at all."""
+"""Writing decoded views as a nerfstudio dataset, one at a time, in any order: all of it, or nothing."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -18,8 +16,9 @@ from PIL import Image
 from lmvic_ns.codec.multiview import DecodedView
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.export.points import SparsePoints, write_ply
-from lmvic_ns.export.terminal import writing
 from lmvic_ns.geometry.resampling import upsample_inverse_depth
+from lmvic_ns.names import fitting, unique_names
+from lmvic_ns.output import FolderOutput, writing
 
 ImageFormat = Literal["png", "jpg", "webp"]
 NERFSTUDIO_DEPTH_UNIT = 1e-3
@@ -41,27 +40,33 @@ class DatasetFormat:
 
 
 class DatasetWriter:
-    """A context manager that builds the dataset in a folder beside its place and renames it at the end.
+    """A context manager that builds the dataset in its folder, out of sight, and shows it at the end.
 
     Args:
-        folder: the dataset's; it must not exist, or be empty, unless `overwrite`.
+        folder: the dataset's; see `lmvic_ns.output.check_folder`.
         names: of all views that may come, to find file names without collisions.
         form: kinds of files.
-        overwrite: replace a dataset that is there. A folder without transforms.json is never replaced.
+        overwrite: replace the files that this program wrote there before.
+        inputs: what is decoded: must not be touched.
 
     Raises:
         LmvicError: the folder is in the way or cannot be written.
     """
 
-    def __init__(self, folder: Path, names: list[str], form: DatasetFormat, *, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        names: list[str],
+        form: DatasetFormat,
+        *,
+        overwrite: bool = False,
+        inputs: Sequence[Path] = (),
+    ) -> None:
         self.folder, self.form = folder, form
-        check_folder(folder, overwrite)
         self._stems = file_stems(names)
         self._frames: dict[int, dict[str, Any]] = {}
         self._meta: dict[str, Any] = {"camera_model": "PINHOLE"}
-        with writing(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            self._partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+        self._output = FolderOutput(folder, inputs=inputs, overwrite=overwrite)
 
     def add_view(self, view: DecodedView) -> None:
         """Write one view's files."""
@@ -91,21 +96,31 @@ class DatasetWriter:
     def add_points(self, points: SparsePoints) -> None:
         """Write the sparse points."""
         with writing(self.folder):
-            write_ply(self._partial / "sparse_pc.ply", points)
+            write_ply(self._output.staging / "sparse_pc.ply", points)
         self._meta["ply_file_path"] = "sparse_pc.ply"
 
     def __enter__(self) -> DatasetWriter:
+        self._output.__enter__()
+        try:
+            stems = self._stems.values()
+            names = [f"images/{stem}.{self.form.image}" for stem in stems] + [f"depths/{stem}.npy" for stem in stems]
+            self._output.check_free([*names, "sparse_pc.ply", "transforms.json"])
+        except BaseException as error:
+            self._output.__exit__(type(error), error, error.__traceback__)
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             if kind is None:
                 self._finish()
-        finally:
-            shutil.rmtree(self._partial, ignore_errors=True)
+        except BaseException as failure:
+            self._output.__exit__(type(failure), failure, failure.__traceback__)
+            raise
+        self._output.__exit__(kind, error, trace)
 
     def _place(self, relative: str) -> Path:
-        path = self._partial / relative
+        path = self._output.staging / relative
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -122,33 +137,7 @@ class DatasetWriter:
             frames = [{key: value for key, value in frame.items() if key not in keys} for frame in frames]
         with writing(self.folder):
             text = json.dumps({**self._meta, "frames": frames}, indent=1)
-            (self._partial / "transforms.json").write_text(text, encoding="utf-8")
-            self._partial.chmod(0o755)
-            if self.folder.exists():
-                old = self._partial.with_name(self._partial.name + ".old")
-                os.replace(self.folder, old)
-                os.replace(self._partial, self.folder)
-                shutil.rmtree(old)
-            else:
-                os.replace(self._partial, self.folder)
-
-
-def check_folder(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder that holds something.
-
-    Raises:
-        LmvicError: says what is in the way.
-    """
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise LmvicError(f"{folder}: is a file; give the name of a folder for the dataset")
-    with writing(folder):
-        filled = any(folder.iterdir())
-    if filled and not overwrite:
-        raise LmvicError(f"{folder}: is not empty; choose another folder, or replace it with --overwrite")
-    if filled and not (folder / "transforms.json").is_file():
-        raise LmvicError(f"{folder}: is not a dataset (no transforms.json), so --overwrite will not remove it; choose another")
+            (self._output.staging / "transforms.json").write_text(text, encoding="utf-8")
 
 
 def file_stems(names: list[str]) -> dict[str, str]:
@@ -157,4 +146,7 @@ def file_stems(names: list[str]) -> dict[str, str]:
         str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).suffix.lower() in _IMAGE_SUFFIXES else name
         for name in names
     ]
-    return dict(zip(names, stems if len(set(stems)) == len(names) else names, strict=True))
+    chosen = stems if len(set(stems)) == len(names) else names
+    # files of other programs may hold names that are unfit for this machine, or that differ in case alone
+    fit = unique_names(["/".join(fitting(part) for part in name.split("/")) for name in chosen])
+    return dict(zip(names, fit, strict=True))

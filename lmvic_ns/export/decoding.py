@@ -10,10 +10,13 @@ from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.codec.multiview import MultiViewCodec, find_views, load_codec
 from lmvic_ns.codec.weights import weights_names
 from lmvic_ns.errors import BitstreamError, WeightsError
-from lmvic_ns.export.dataset import DatasetFormat, DatasetWriter, check_folder
+from lmvic_ns.export.dataset import DatasetFormat, DatasetWriter
 from lmvic_ns.export.encoding import pick_device
+from lmvic_ns.export.inspection import unfinished_line
+from lmvic_ns.export.options import weights_inputs
 from lmvic_ns.export.points import TAG, unpack_points
 from lmvic_ns.export.terminal import progress
+from lmvic_ns.output import check_folder
 from lmvic_ns.picture_files import check_format_holds
 
 
@@ -26,12 +29,14 @@ class DecodedDataset:
         views: number of pictures in it.
         points: number of sparse points in it.
         lost: reason for each wanted view that is damaged, by name.
+        problems: what is wrong with the file as a whole.
     """
 
     folder: Path
     views: int
     points: int
     lost: dict[str, str]
+    problems: list[str]
 
 
 def codec_for_file(reader: Reader, weights: str | None, device: str) -> MultiViewCodec:
@@ -75,7 +80,8 @@ def decode_file(
     Raises:
         LmvicError: the folder is in the way, the weights are missing, or nothing of the file can be decoded.
     """
-    check_folder(folder, overwrite)
+    inputs = (file, *weights_inputs(weights))
+    check_folder(folder, inputs=inputs, overwrite=overwrite)
     with Reader(file, max_pixels=max_pixels) as reader:
         names = [view.name for view in reader.header.views]
         wanted = find_views(reader.header, views) if views else list(range(len(names)))
@@ -86,7 +92,7 @@ def decode_file(
         codec = codec_for_file(reader, weights, device)
         problems: dict[int, str] = {}
         count = points = 0
-        with DatasetWriter(folder, names, form, overwrite=overwrite) as writer:
+        with DatasetWriter(folder, names, form, overwrite=overwrite, inputs=inputs) as writer:
             with progress("decoding", len(set(wanted))) as step:
                 for view in codec.decode(reader, wanted, workers=workers, problems=problems):
                     writer.add_view(view)
@@ -95,6 +101,10 @@ def decode_file(
             if not count:
                 raise BitstreamError(f"{file}: no view can be decoded: {next(iter(problems.values()), 'none is wanted')}")
             lost = {names[view]: reason for view, reason in sorted(problems.items())}
+            found = [f"{problem}; what else the file held, such as points, is lost" for problem in reader.problems]
+            if reader.unfinished:
+                lost = {name: reason for name, reason in lost.items() if reader.written(names.index(name))}
+                found = [f"unfinished: {unfinished_line(reader)}"]
             try:
                 section = reader.section(TAG)
                 if section is not None:
@@ -103,4 +113,4 @@ def decode_file(
                     points = len(cloud.positions)
             except BitstreamError as error:
                 lost["sparse points"] = str(error)
-    return DecodedDataset(folder, count, points, lost)
+    return DecodedDataset(folder, count, points, lost, found)

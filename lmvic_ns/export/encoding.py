@@ -12,8 +12,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from lmvic_ns.bitstream.layout import MAGIC
 from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
+from lmvic_ns.bitstream.partial import partial_path, read_partial
 from lmvic_ns.bitstream.reader import Reader
+from lmvic_ns.bitstream.writer import OtherSettingsError
 from lmvic_ns.codec.multiview import (
     DecodedView,
     EncodedView,
@@ -25,8 +28,9 @@ from lmvic_ns.codec.planning import translation_scale
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.export.options import CodingOptions
 from lmvic_ns.export.points import TAG, pack_points, scene_points, tidied
-from lmvic_ns.export.terminal import progress, say, size_text, writing
+from lmvic_ns.export.terminal import progress, say, size_text
 from lmvic_ns.geometry.ordering import ReferenceTree, greedy_chain, independent_views, pose_distance
+from lmvic_ns.output import check_file, writing
 from lmvic_ns.scene import MultiViewScene
 
 VERIFY_TOLERANCE_DB = 0.02
@@ -117,7 +121,12 @@ def downscaled(scene: MultiViewScene, factor: int) -> MultiViewScene:
         return F.interpolate(scene.inverse_depth(index)[None, None], sizes[index], mode="nearest-exact")[0, 0]
 
     return MultiViewScene(
-        scene.names, cameras, image, inverse_depth if scene.has_depth else None, sparse_points=scene.sparse_points
+        scene.names,
+        cameras,
+        image,
+        inverse_depth if scene.has_depth else None,
+        sparse_points=scene.sparse_points,
+        cloud=scene.cloud,
     )
 
 
@@ -150,39 +159,84 @@ def build_tree(scene: MultiViewScene, options: CodingOptions) -> ReferenceTree:
     return default_tree(scene, options.max_depth)
 
 
-def check_output(path: Path, overwrite: bool) -> None:
+def check_output(path: Path, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
     """Refuse early what cannot be written in the end.
 
+    Args:
+        path: the file.
+        overwrite: an .lmvic file that is there may be replaced.
+        inputs: files and folders that the file is made from.
+
     Raises:
-        LmvicError: the file is there already, or its folder is missing and cannot be made, or cannot be written to.
+        LmvicError: the file is there already, is an input or no .lmvic file, or its folder cannot be written to.
     """
-    if path.is_dir():
-        raise LmvicError(f"{path}: is a folder; give the name of a file, such as {path / 'scene.lmvic'}")
-    if path.exists() and not overwrite:
-        raise LmvicError(f"{path}: exists already; choose another name, or replace it with --overwrite")
+    check_file(path, inputs=inputs, overwrite=overwrite, ours=is_lmvic, kind="an .lmvic file")
+
+
+def is_lmvic(path: Path) -> bool:
+    """Whether a file begins as an .lmvic file does; an empty one will do."""
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) in (b"", MAGIC)
+
+
+def check_partial(path: Path, settings: bytes, overwrite: bool) -> None:
+    """Say that an interrupted run is gone on with; refuse one with other settings, or clear it away if told to.
+
+    Args:
+        path: the finished file.
+        settings: of this run; see `CodingOptions.settings`.
+        overwrite: what was begun with other settings may be removed.
+
+    Raises:
+        LmvicError: it was begun with other settings, or is not ours.
+    """
+    partial = partial_path(path)
+    if not partial.exists():
+        return
+    state = read_partial(partial)
+    if state.settings is None or state.settings == settings:
+        if state.header is not None:
+            say(f"{partial}: going on after {len(state.done)} of {len(state.header.views)} views")
+        return
+    if not overwrite:
+        views = f"{len(state.done)} of {len(state.header.views)} views" if state.header is not None else "a run"
+        raise LmvicError(
+            f"{partial}: holds {views}, begun with other settings or pictures: begin anew with --overwrite or by deleting it, "
+            "or give the settings that it was begun with"
+        )
+    say(f"{partial}: was begun with other settings: beginning anew")
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = path.with_name(f".{path.name}.probe")
-        probe.touch()
-        probe.unlink()
+        partial.unlink()
 
 
-def encode_scene(scene: MultiViewScene, path: Path, options: CodingOptions, codec: MultiViewCodec | None = None) -> EncodedFile:
+def encode_scene(
+    scene: MultiViewScene,
+    path: Path,
+    options: CodingOptions,
+    codec: MultiViewCodec | None = None,
+    source: str = "",
+    inputs: Sequence[Path] = (),
+) -> EncodedFile:
     """Code a scene into `path`, with progress and remarks on the terminal.
 
-    An interrupted run keeps its `.partial` file, which `options.resume` takes up; without it an old one is replaced.
+    An interrupted run keeps its `.partial` file, which the next one with the same settings goes on with.
 
     Args:
         scene: at full size; `options.downscale` is not applied here (see `downscaled`).
         path: the file.
         options: checked already.
         codec: with the weights loaded; by default those of the options.
+        source: stands for the scene's contents; an interrupted run of another one is not gone on with.
+        inputs: files and folders that the scene comes from: `path` is refused among them.
 
     Raises:
         LmvicError: the file cannot be written, the target cannot be met, ...
     """
-    check_output(path, options.overwrite)
+    check_output(path, options.overwrite, inputs)
     check_view_sizes(scene)
+    settings = options.settings(source)
+    check_partial(path, settings, options.overwrite)
+    points = scene_points(scene) if options.points else None
     from lmvic_ns.export.search import begun_level, hold_target, search_quality
 
     codec = codec or load_codec(options.weights, pick_device(options.device))
@@ -191,24 +245,27 @@ def encode_scene(scene: MultiViewScene, path: Path, options: CodingOptions, code
     if options.target_bpp is not None or options.target_psnr is not None:
         quality, tries = search_quality(codec, scene, tree, options, path.parent)
         quality = begun_level(path, quality, options)
-    points = scene_points(scene) if options.points else None
     sections = {TAG: pack_points(tidied(points))} if points is not None else {}
-    partial = path.with_name(path.name + ".partial")
-    if not options.resume:
-        with writing(path):
-            partial.unlink(missing_ok=True)
     pixels = int((scene.cameras.height * scene.cameras.width).sum())
 
     def encode_at(level: int) -> EncodedFile:
-        with progress(f"encoding at quality {level}", len(scene)) as step:
-            views = codec.encode(
-                scene,
-                path,
-                tree=tree,
-                options=replace(options.encode_options(level), resume=True),  # keep what is written when interrupted
-                sections=sections,
-                on_view=lambda view: step(_remark(view)),
-            )
+        # what is written is kept when interrupted
+        how = replace(options.encode_options(level), resume=True, settings=settings)
+
+        def encode() -> list[EncodedView]:
+            with progress(f"encoding at quality {level}", len(scene)) as step:
+                return codec.encode(
+                    scene, path, tree=tree, options=how, sections=sections, on_view=lambda view: step(_remark(view))
+                )
+
+        try:
+            views = encode()
+        except OtherSettingsError:
+            if not options.overwrite:
+                raise
+            with writing(path):
+                partial_path(path).unlink()
+            views = encode()
         encoded = EncodedFile(path, views, tree, level, sum(map(len, sections.values())), pixels, tries)
         return _measured(encoded, scene, codec)
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
+from lmvic_ns.bitstream.partial import SETTINGS_TAG
 from lmvic_ns.bitstream.reader import Reader
+from lmvic_ns.errors import BitstreamError
 
 MAX_ROWS = 200
 
@@ -36,17 +38,31 @@ def byte_split(reader: Reader) -> ByteSplit:
     """Counts the bytes of an open file."""
     sizes = [size for size in reader.sizes() if size is not None]
     image, depth = sum(size.image for size in sizes), sum(size.depth for size in sizes)
-    sections = {tag: reader.section_bytes(tag) for tag in reader.sections()}
+    sections = {tag: reader.section_bytes(tag) for tag in reader.sections() if tag != SETTINGS_TAG}
     points = sections.pop("PNTS", 0)
     other = sum(sections.values())
     return ByteSplit(image, depth, points, other, reader.file_size - image - depth - points - other, reader.file_size)
 
 
-def print_info(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
+def damaged_sections(reader: Reader) -> list[str]:
+    """What is wrong with an open file's sections, a line each."""
+    found = []
+    for tag in reader.sections():
+        try:
+            reader.section(tag)
+        except BitstreamError as error:
+            found.append(str(error))
+    return found
+
+
+def print_info(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> int:
     """Tables on a file: what it is, its bytes, its views with the tree.
 
+    Returns:
+        Exit status: 1 if something is known to be damaged or missing.
+
     Raises:
-        BitstreamError: it cannot be read.
+        BitstreamError: not even its header can be read.
     """
     from rich.table import Table
 
@@ -65,7 +81,12 @@ def print_info(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
         deepest = max(len(reader.ancestors(view)) for view in range(len(header.views)))
         roots = sum(view.parent < 0 for view in header.views)
         facts.add_row("references", f"{roots} without, {len(header.views) - roots} with one; at most {deepest} deep")
-        for problem in reader.problems:
+        problems = damaged_sections(reader)
+        if reader.unfinished:
+            facts.add_row("unfinished", unfinished_line(reader))
+        else:
+            problems = [*reader.problems, *problems]
+        for problem in problems:
             facts.add_row("problem", problem)
         console.print(facts)
 
@@ -94,7 +115,8 @@ def print_info(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
             indent = "  " * len(reader.ancestors(number))
             parent = header.views[view.parent].name if view.parent >= 0 else "-"
             if size is None:
-                table.add_row(str(number), indent + view.name, parent, f"{view.quality:g}", "lost", "lost", "")
+                state = "to come" if reader.unfinished and not reader.written(number) else "lost"
+                table.add_row(str(number), indent + view.name, parent, f"{view.quality:g}", state, state, "")
                 continue
             rate = size.total * 8 / (view.width * view.height)
             sizes_text = f"{size.depth:,}", f"{size.image:,}", f"{rate:.4f}"
@@ -102,6 +124,13 @@ def print_info(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
         console.print(table)
         if len(header.order) > MAX_ROWS:
             console.print(f"and {len(header.order) - MAX_ROWS} views more")
+        return 1 if reader.problems or problems or None in sizes else 0
+
+
+def unfinished_line(reader: Reader) -> str:
+    """How far an encode has come."""
+    done = sum(reader.written(view) for view in range(len(reader.header.views)))
+    return f"{done} of {len(reader.header.views)} views are written; the command that began it goes on with it"
 
 
 def check_file(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[list[str], dict[str, str], int]:
@@ -114,6 +143,10 @@ def check_file(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[list[s
         BitstreamError: its header cannot be read.
     """
     with Reader(path, max_pixels=max_pixels) as reader:
+        if reader.unfinished:
+            names = [view.name for view in reader.header.views]
+            damaged = [f"unfinished: {unfinished_line(reader)}", *damaged_sections(reader)]
+            return damaged, {}, len(names)
         problems = reader.verify()
         names = [view.name for view in reader.header.views]
         lost = {names[view]: reason for view, reason in sorted(reader.damaged_views().items())} if problems else {}

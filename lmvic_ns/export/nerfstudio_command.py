@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from lmvic_ns.endings import run_cleanly
-from lmvic_ns.export.options import CodingOptions
+from lmvic_ns.export.options import CodingOptions, weights_inputs
 
 
 @dataclass(kw_only=True)
@@ -21,7 +21,7 @@ class ExportConfig(CodingOptions):
     output_dir: Path
     """Folder that gets scene.lmvic, report.html and report.json."""
     split: Literal["all", "train", "eval"] = "all"
-    """Which photographs are coded."""
+    """Which photographs are coded: all, those trained on, or all others."""
 
 
 @dataclass(kw_only=True)
@@ -42,19 +42,30 @@ def export(config: ExportConfig) -> int:
         LmvicError: the config, an option, the weights or the folder is not fit.
     """
     from lmvic_ns.codec.multiview import load_codec
-    from lmvic_ns.export.encoding import check_output, encode_scene, finish, pick_device
+    from lmvic_ns.export.encoding import check_output, check_partial, encode_scene, finish, pick_device
+    from lmvic_ns.export.points import scene_points
+    from lmvic_ns.export.report_files import check_report
     from lmvic_ns.export.splat_source import cached_depth, splat_scene
     from lmvic_ns.export.terminal import interruptible
 
     config.check()
     file = config.output_dir / "scene.lmvic"
-    check_output(file, config.overwrite)
+    given = (config.load_config, *weights_inputs(config.weights))
+    check_output(file, config.overwrite, given)
+    check_report(config.output_dir, config.overwrite, given)
     codec = load_codec(config.weights, pick_device(config.device))  # before anything slow: it may be missing
     with interruptible(file) as outcome:
         captured = splat_scene(config.load_config, config.split, config.downscale)
+        inputs = (*given, *captured.inputs)
+        check_output(file, config.overwrite, inputs)
+        check_report(config.output_dir, config.overwrite, inputs)
+        if config.points:
+            scene_points(captured.scene)  # they may be missing or damaged: said before anything slow
+        if not config.overwrite:
+            check_partial(file, config.settings(captured.source), overwrite=False)
         with cached_depth(captured.scene, config.output_dir) as scene:
             started = time.perf_counter()
-            encoded = encode_scene(scene, file, config, codec)
+            encoded = encode_scene(scene, file, config, codec, captured.source, inputs)
             seconds = time.perf_counter() - started
             outcome.status = finish(
                 encoded, scene, codec, config, report=config.output_dir, files=captured.files, seconds=seconds

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from lmvic_ns import __version__
 from lmvic_ns.errors import LmvicError
 
 ReferenceStructure = Literal["tree", "chain", "none"]
@@ -14,6 +18,11 @@ LEVELS = 64  # repeated from lmvic_ns.codec.quality, which imports torch: `--hel
 
 if TYPE_CHECKING:
     from lmvic_ns.codec.multiview import EncodeOptions
+
+
+def weights_inputs(weights: str | None) -> tuple[Path, ...]:
+    """The weights file that an option names, if it names a file."""
+    return (Path(weights),) if weights is not None and weights.endswith(".safetensors") else ()
 
 
 @dataclass(kw_only=True)
@@ -53,9 +62,22 @@ class CodingOptions:
     verify: bool = True
     """Decode the finished file and compare it with what the encoder saw."""
     resume: bool = False
-    """Go on with the .partial file that an interrupted run left."""
+    """For older command lines: an interrupted run with the same settings is gone on with anyway."""
     overwrite: bool = False
-    """Replace a file that is there."""
+    """Replace an .lmvic file and a report that are there, or what a run with other settings has begun."""
+
+    def settings(self, source: str = "") -> bytes:
+        """What a file's units depend on, in 16 bytes: a `.partial` file that was begun with others is not gone on with.
+
+        Args:
+            source: stands for the pictures, depth and points, as far as the caller knows a name for them.
+        """
+        names = (
+            "quality", "equal_quality", "target_bpp", "target_psnr", "search_views", "reference_structure", "max_depth",
+            "effort", "depth_coding", "depth_quality", "downscale", "weights", "points",
+        )  # fmt: skip
+        text = json.dumps([__version__, source, {name: getattr(self, name) for name in names}], sort_keys=True)
+        return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
     def encode_options(self, quality: int) -> EncodeOptions:
         """What the codec is told.

@@ -1,7 +1,8 @@
 """The section `PNTS` of an `.lmvic` file: the scene's sparse points, for methods that start from them.
 
-Layout, little-endian: uint32 number of points n; uint8 1 if there are colours, else 0; then a zlib stream of n x 12 bytes
-of float32 x, y, z and, with colours, n x 3 bytes of red, green, blue. Both tables are stored by columns of bytes (first
+Layout, little-endian: uint32 number of points n; uint8 flags (1: there are colours; 2: positions are relative to an origin,
+three float64 that follow); then a zlib stream of n x 12 bytes of float32 x, y, z and, with colours, n x 3 bytes of red,
+green, blue. Both tables are stored by columns of bytes (first
 byte of every x, second byte of every x, ...), which deflate packs better than whole numbers.
 """
 
@@ -9,42 +10,35 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, UInt8
 
 from lmvic_ns.errors import BitstreamError, SceneError
+from lmvic_ns.ply import write_ply
+from lmvic_ns.points import SparsePoints
 from lmvic_ns.scene import MultiViewScene
+
+__all__ = ["SparsePoints", "pack_points", "scene_points", "tidied", "unpack_points", "write_ply"]
 
 TAG = "PNTS"
 MAX_POINTS = 50_000_000
+COLOURED, FAR = 1, 2
 _HEAD = struct.Struct("<IB")
-
-
-@dataclass(frozen=True)
-class SparsePoints:
-    """Points in the scene's world, with colours if they are known."""
-
-    positions: Float32[np.ndarray, "n 3"]
-    colours: UInt8[np.ndarray, "n 3"] | None
+_ORIGIN = struct.Struct("<3d")
 
 
 def scene_points(scene: MultiViewScene) -> SparsePoints | None:
-    """The points of a scene's .ply file; None without one.
+    """The points of a scene, from its .ply file or as it holds them; None without any.
 
     Raises:
-        SceneError: the file is damaged.
+        SceneError: the file is named and missing, or damaged.
     """
-    if scene.sparse_points is None or not scene.sparse_points.is_file():
+    points = scene.points()
+    if points is None or not len(points.positions):
         return None
-    from lmvic_ns.splat.ply import read_points
-
-    positions, colours = read_points(scene.sparse_points)
-    if len(positions) > MAX_POINTS:
-        raise SceneError(f"{scene.sparse_points}: {len(positions)} points are more than {MAX_POINTS}; use --no-points")
-    return SparsePoints(np.ascontiguousarray(positions, dtype=np.float32), colours) if len(positions) else None
+    if len(points.positions) > MAX_POINTS:
+        raise SceneError(f"{len(points.positions)} sparse points are more than {MAX_POINTS}; use --no-points")
+    return points
 
 
 def check_points(scene: MultiViewScene) -> None:
@@ -54,7 +48,7 @@ def check_points(scene: MultiViewScene) -> None:
         SceneError: it has.
     """
     if scene.sparse_points is not None and scene.sparse_points.is_file():
-        from lmvic_ns.splat.ply import read_header
+        from lmvic_ns.ply import read_header
 
         read_header(scene.sparse_points)
 
@@ -63,7 +57,7 @@ def tidied(points: SparsePoints) -> SparsePoints:
     """Rounded to 1/8192 of the median distance from their middle, neighbours one after the other: 2/3 of the bytes.
 
     Triangulated points are further off than that, and nothing depends on their order. Steps are powers of two, so that
-    rounded positions are exact in float32.
+    rounded positions, or those of `far` points relative to one of them, are exact in float32.
     """
     positions = points.positions.astype(np.float64)
     spread = float(np.median(np.linalg.norm(positions - np.median(positions, axis=0), axis=1)))
@@ -77,17 +71,23 @@ def tidied(points: SparsePoints) -> SparsePoints:
         for axis in range(3):
             code |= ((ranks[:, axis] >> bit) & 1) << (3 * bit + axis)
     order = np.argsort(code, kind="stable")
-    return SparsePoints(positions[order].astype(np.float32), None if points.colours is None else points.colours[order])
+    kept = positions if points.far else positions.astype(np.float32)
+    return SparsePoints(kept[order], None if points.colours is None else points.colours[order])
 
 
 def pack_points(points: SparsePoints) -> bytes:
-    """The bytes of the section."""
+    """The bytes of the section; `far` points relative to one in their middle."""
     count = len(points.positions)
-    planes = [points.positions.astype("<f4").view(np.uint8).reshape(count, 12).T]
+    positions, head = points.positions, _HEAD.pack(count, COLOURED * (points.colours is not None))
+    if points.far:
+        origin = positions[np.argsort(positions[:, 0], kind="stable")[count // 2]].astype(np.float64)
+        positions = positions.astype(np.float64) - origin
+        head = _HEAD.pack(count, COLOURED * (points.colours is not None) | FAR) + _ORIGIN.pack(*origin.tolist())
+    planes = [positions.astype("<f4").view(np.uint8).reshape(count, 12).T]
     if points.colours is not None:
         planes.append(points.colours.reshape(count, 3).T)
     body = b"".join(np.ascontiguousarray(plane).tobytes() for plane in planes)
-    return _HEAD.pack(count, points.colours is not None) + zlib.compress(body, 9)
+    return head + zlib.compress(body, 9)
 
 
 def unpack_points(data: bytes) -> SparsePoints:
@@ -98,13 +98,20 @@ def unpack_points(data: bytes) -> SparsePoints:
     """
     if len(data) < _HEAD.size:
         raise BitstreamError(f"section {TAG}: expected at least {_HEAD.size} bytes, found {len(data)}")
-    count, coloured = _HEAD.unpack_from(data)
-    if not 0 < count <= MAX_POINTS or coloured > 1:
-        raise BitstreamError(f"section {TAG}: expected 1..{MAX_POINTS} points and a flag of 0 or 1, found {count}, {coloured}")
+    count, flags = _HEAD.unpack_from(data)
+    if not 0 < count <= MAX_POINTS or flags & ~(COLOURED | FAR):
+        raise BitstreamError(f"section {TAG}: expected 1..{MAX_POINTS} points and flags of 0 to 3, found {count}, {flags}")
+    coloured, begin, origin = bool(flags & COLOURED), _HEAD.size, (0.0, 0.0, 0.0)
+    if flags & FAR:
+        if len(data) < begin + _ORIGIN.size:
+            raise BitstreamError(f"section {TAG}: expected an origin of {_ORIGIN.size} bytes")
+        origin, begin = _ORIGIN.unpack_from(data, begin), begin + _ORIGIN.size
+        if not np.isfinite(origin).all():
+            raise BitstreamError(f"section {TAG}: expected a finite origin")
     size = count * (15 if coloured else 12)
     try:
         unpacker = zlib.decompressobj()
-        body = unpacker.decompress(data[_HEAD.size :], size + 1)
+        body = unpacker.decompress(data[begin:], size + 1)
     except zlib.error as error:
         raise BitstreamError(f"section {TAG}: not a zlib stream ({error})") from None
     if len(body) != size or not unpacker.eof:
@@ -113,21 +120,7 @@ def unpack_points(data: bytes) -> SparsePoints:
     positions = np.ascontiguousarray(table[: count * 12].reshape(12, count).T).view("<f4").astype(np.float32)
     if not np.isfinite(positions).all():
         raise BitstreamError(f"section {TAG}: expected finite positions")
+    if flags & FAR:
+        positions = positions.astype(np.float64) + np.array(origin)
     colours = np.ascontiguousarray(table[count * 12 :].reshape(3, count).T) if coloured else None
     return SparsePoints(positions, colours)
-
-
-def write_ply(path: Path, points: SparsePoints) -> None:
-    """A binary PLY that nerfstudio reads as seed points; points without colours become grey, which it needs."""
-    count = len(points.positions)
-    fields = [(axis, "<f4") for axis in "xyz"] + [(channel, "u1") for channel in ("red", "green", "blue")]
-    table = np.full(count, 127, dtype=np.uint8).astype(np.dtype(fields))
-    for column, axis in enumerate("xyz"):
-        table[axis] = points.positions[:, column]
-    if points.colours is not None:
-        for column, channel in enumerate(("red", "green", "blue")):
-            table[channel] = points.colours[:, column]
-    lines = ["ply", "format binary_little_endian 1.0", f"element vertex {count}"]
-    lines += [f"property float {axis}" for axis in "xyz"]
-    lines += [f"property uchar {channel}" for channel in ("red", "green", "blue")]
-    path.write_bytes("\n".join([*lines, "end_header", ""]).encode("ascii") + table.tobytes())

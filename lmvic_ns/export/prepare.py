@@ -6,6 +6,7 @@ the depth belongs to, and float depth in scene units. The scene's own folder is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,8 @@ import tyro
 
 from lmvic_ns.errors import SceneError
 from lmvic_ns.export.points import check_points
+from lmvic_ns.export.sources import dataset_inputs
+from lmvic_ns.output import check_apart, check_folder
 from lmvic_ns.scene import MultiViewScene
 
 
@@ -31,7 +34,7 @@ class PrepareConfig:
     stand_in: Literal["stereo", "points"] = "stereo"
     """Depth where there is none and no splat: plane sweep stereo, or interpolation between SfM points (faster, coarser)."""
     overwrite: bool = False
-    """Replace scenes that are already prepared; else they are left as they are."""
+    """Make prepared scenes again: replaces the files that lmvic wrote there, and no others."""
 
 
 def prepare(config: PrepareConfig) -> None:
@@ -48,6 +51,14 @@ def prepare(config: PrepareConfig) -> None:
         return
     if not config.scenes:
         raise SceneError("no scene to prepare: give scene folders, or --load-config of a trained lmvic-splat")
+    seen: dict[str, Path] = {}
+    for folder in config.scenes:
+        name = folder.resolve().name
+        if name in seen:
+            raise SceneError(
+                f"{folder}: would be prepared under the name of {seen[name]}; give the two different --output folders"
+            )
+        seen[name] = folder
     for folder in config.scenes:
         prepare_without_splat(folder, config.output, config.stand_in, overwrite=config.overwrite)
 
@@ -56,11 +67,12 @@ def prepare_without_splat(
     folder: Path, output: Path, stand_in: Literal["stereo", "points"] = "stereo", *, overwrite: bool = False
 ) -> Path:
     """Depth from the scene's own depth files if it has them, else from its photographs and SfM points."""
-    from lmvic_ns.training.sfm_depth import with_sfm_depth, write_depth_cache
+    from lmvic_ns.training.sfm_depth import with_sfm_depth
     from lmvic_ns.training.stereo_depth import with_stereo_depth
 
     target = output / folder.resolve().name
-    if already_prepared(target, overwrite):
+    inputs = dataset_inputs(folder).all
+    if already_prepared(target, overwrite, inputs):
         return target
     scene = MultiViewScene.from_dataset(folder)
     if scene.has_depth:
@@ -71,7 +83,7 @@ def prepare_without_splat(
     else:
         check_points(scene)
         source, scene = "SfM points", with_sfm_depth(scene)
-    write_depth_cache(scene, target, overwrite=overwrite)
+    scene.write_dataset(target, overwrite=overwrite, inputs=inputs)
     print(f"{target}: {len(scene)} views with depth from {source}")
     return target
 
@@ -84,26 +96,36 @@ def prepare_from_splat(load_config: Path, output: Path, name: str | None = None,
     """
     from lmvic_ns.export.trained import load_trained, loading
     from lmvic_ns.splat.captures import captured_scene
-    from lmvic_ns.training.sfm_depth import write_depth_cache
 
-    settings, pipeline = load_trained(load_config)
-    data = Path(str(pipeline.datamanager.get_datapath()))
-    target = output / (name or (data.parent if data.suffix else data).resolve().name)
-    if already_prepared(target, overwrite):
+    trained = load_trained(load_config)
+    target = output / (name or trained.folder.resolve().name)
+    inputs = (load_config, trained.checkpoint, trained.folder)
+    if already_prepared(target, overwrite, inputs):
         return target
     with loading(load_config):
-        scene = captured_scene(pipeline)
-    write_depth_cache(scene, target, overwrite=overwrite)
+        scene = captured_scene(trained.pipeline)
+    scene.write_dataset(target, overwrite=overwrite, inputs=inputs)
     known = torch.stack([(scene.inverse_depth(i)[::8, ::8] > 0).double().mean() for i in range(min(4, len(scene)))])
     share = float(known.mean())
-    method = settings.method_name
+    method = trained.method
     print(f"{target}: {len(scene)} views with median depth of {method} ({share:.0%} of the first views' pixels have one)")
     return target
 
 
-def already_prepared(target: Path, overwrite: bool) -> bool:
-    """Whether there is nothing to do; says so."""
-    if overwrite or not (target / "transforms.json").is_file():
-        return False
-    print(f"{target}: already prepared; --overwrite makes it again")
-    return True
+def already_prepared(target: Path, overwrite: bool, inputs: Sequence[Path]) -> bool:
+    """Whether there is nothing to do, and says so; refuses early a place that cannot be filled.
+
+    Args:
+        target: the folder of the prepared scene.
+        overwrite: what is prepared there is made again.
+        inputs: files and folders that the scene comes from.
+
+    Raises:
+        SceneError: the target is among the inputs, or holds files that this program did not write.
+    """
+    check_apart(target, inputs)
+    if not overwrite and (target / "transforms.json").is_file():
+        print(f"{target}: already prepared; --overwrite makes it again")
+        return True
+    check_folder(target, inputs=inputs, overwrite=overwrite)
+    return False

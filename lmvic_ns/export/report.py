@@ -20,8 +20,10 @@ from lmvic_ns.codec.multiview import DecodedView, MultiViewCodec
 from lmvic_ns.evaluation.metrics import ms_ssim, psnr
 from lmvic_ns.export.encoding import EncodedFile, psnr_8bit
 from lmvic_ns.export.inspection import byte_split
+from lmvic_ns.export.report_files import DATA, MARK, PAGE
 from lmvic_ns.export.report_pictures import ViewPictures, data_url, eight_bit, tree_svg, view_pictures
-from lmvic_ns.export.terminal import size_text, writing
+from lmvic_ns.export.terminal import size_text
+from lmvic_ns.output import write_whole, writing
 from lmvic_ns.picture_files import LONGEST_SIDE
 from lmvic_ns.scene import MultiViewScene
 
@@ -131,6 +133,7 @@ def report_data(encoded: EncodedFile, collected: Collector, files: Sequence[Path
     similarities = [view.ms_ssim for view in views if view.ms_ssim is not None]
     stored = sum(file.stat().st_size for file in files if file.is_file())
     return {
+        "generator": MARK,
         "file": encoded.path.name,
         "weights": {"name": header.weights_name, "preset": header.preset, "hash": header.weights_hash.hex()},
         "quality": encoded.quality,
@@ -160,11 +163,12 @@ def write_report(folder: Path, encoded: EncodedFile, collected: Collector, data:
     Raises:
         LmvicError: the disk does not take them.
     """
+    page = folder / PAGE
+    contents = {folder / DATA: json.dumps(data, indent=1, allow_nan=False), page: report_html(encoded, collected, data)}
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "report.json").write_text(json.dumps(data, indent=1, allow_nan=False), encoding="utf-8")
-        page = folder / "report.html"
-        page.write_text(report_html(encoded, collected, data), encoding="utf-8")
+        for path, text in contents.items():
+            write_whole(path, text)
     return page
 
 
@@ -174,7 +178,8 @@ def report_html(encoded: EncodedFile, collected: Collector, data: dict[str, Any]
     similarity = "" if data["ms_ssim"] is None else f", MS-SSIM {data['ms_ssim']:.4f}"
     without_points = f" ({data['bits_per_pixel']:.4f} without the sparse points)" if data["bytes"]["points"] else ""
     parts = [
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>',
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="generator" content="{MARK}">',
+        f"<title>{title}</title><style>{_STYLE}</style>",
         f"<h1>{title}</h1>",
         f"<p>{len(data['views'])} views at quality {data['quality']} with the weights {html.escape(data['weights']['name'])}: "
         f"<b>{size_text(data['bytes']['total'])}, "

@@ -16,8 +16,9 @@ from lmvic_ns.codec.multiview import EncodedView, MultiViewCodec, depth_first
 from lmvic_ns.codec.quality import LEVELS
 from lmvic_ns.errors import BitstreamError, LmvicError
 from lmvic_ns.export.options import CodingOptions
-from lmvic_ns.export.terminal import say, writing
+from lmvic_ns.export.terminal import say
 from lmvic_ns.geometry.ordering import ReferenceTree
+from lmvic_ns.output import writing
 from lmvic_ns.scene import MultiViewScene
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def hold_target(encode_at: Callable[[int], EncodedFile], level: int, options: Co
 def begun_level(path: Path, level: int, options: CodingOptions) -> int:
     """The level to go on with: that of an interrupted run's file where `hold_target` had moved on from `level`."""
     partial = path.with_name(path.name + ".partial")
-    if not options.resume or not partial.is_file():
+    if not partial.is_file():
         return level
     try:
         with partial.open("rb") as file:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +13,6 @@ from lmvic_ns.export.options import ReferenceStructure
 from lmvic_ns.export.points import check_points
 from lmvic_ns.export.terminal import progress, say
 from lmvic_ns.scene import MultiViewScene
-from lmvic_ns.transforms import load_transforms, transforms_file
 
 DepthSource = Literal["auto", "files", "stereo", "none"]
 
@@ -31,7 +33,7 @@ def dataset_scene(
     """
     from lmvic_ns.export.encoding import check_view_sizes
 
-    scene = MultiViewScene.from_dataset(folder)
+    scene = MultiViewScene.from_dataset(folder, depth=depth in ("auto", "files"))
     check_view_sizes(scene, downscale)
     if depth == "files" and not scene.has_depth:
         raise SceneError(f"{folder}: has no depth files; use --depth stereo, --depth none, or export from a trained splat")
@@ -58,5 +60,75 @@ def dataset_scene(
 
 def dataset_files(folder: Path) -> list[Path]:
     """The captured files of a dataset that was read before."""
+    return sorted(dataset_inputs(folder).pictures)
+
+
+@dataclass(frozen=True)
+class DatasetInputs:
+    """The files that a dataset consists of.
+
+    Attributes:
+        file: its transforms.json.
+        pictures: captured files.
+        depths: depth files that it names.
+        points: the sparse points that it names.
+        masked: how many pictures have a mask.
+    """
+
+    file: Path
+    pictures: tuple[Path, ...]
+    depths: tuple[Path, ...]
+    points: Path | None
+    masked: int = 0
+
+    @property
+    def others(self) -> tuple[Path, ...]:
+        """What is no picture."""
+        return (*self.depths, *((self.points,) if self.points is not None else ()))
+
+    def check_points(self) -> None:
+        """Miss a point file that is named and wanted before anything slow.
+
+        Raises:
+            SceneError: it is not there.
+        """
+        if self.points is not None and not self.points.is_file():
+            raise SceneError(
+                f"{self.points}: not found; {self.file.name} names it as ply_file_path: put it back, take the key out, or "
+                "leave the points out with --no-points"
+            )
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """The folder and every file, for `lmvic_ns.output.check_apart`."""
+        return (self.file.parent, self.file, *self.pictures, *self.others)
+
+    def fingerprint(self) -> str:
+        """Stands for their contents: names, sizes and times of all files, and all of transforms.json."""
+        found = hashlib.blake2b(self.file.read_bytes(), digest_size=16)
+        for path in (*self.pictures, *self.others):
+            status = path.stat() if path.is_file() else None
+            facts = (status.st_size, status.st_mtime_ns) if status is not None else ()
+            found.update(repr((os.path.relpath(path, self.file.parent), facts)).encode())
+        return found.hexdigest()
+
+
+def dataset_inputs(folder: Path) -> DatasetInputs:
+    """What a dataset consists of, as its transforms.json says; nothing of it is checked here.
+
+    Raises:
+        SceneError: there is no transforms.json, or it cannot be read.
+    """
+    from lmvic_ns.scene_reader import load_transforms, transforms_file
+
     file = transforms_file(folder)
-    return sorted(file.parent / frame["file_path"] for frame in load_transforms(folder)["frames"])
+    meta = load_transforms(file)
+    records = meta.get("frames")
+    frames = [frame for frame in records if isinstance(frame, dict)] if isinstance(records, list) else []
+
+    def named(key: str) -> tuple[Path, ...]:
+        return tuple(file.parent / frame[key] for frame in frames if isinstance(frame.get(key), str))
+
+    points = meta.get("ply_file_path")
+    points = file.parent / points if isinstance(points, str) and points else None
+    return DatasetInputs(file, named("file_path"), named("depth_file_path"), points, len(named("mask_path")))

@@ -7,15 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lmvic_ns.errors import SceneError
-from lmvic_ns.export.terminal import progress, say, writing
+from lmvic_ns.export.terminal import progress, say
 from lmvic_ns.export.trained import load_trained, loading
+from lmvic_ns.output import writing
 from lmvic_ns.scene import MultiViewScene
 
 Split = Literal["all", "train", "eval"]
@@ -29,36 +30,49 @@ class CapturedScene:
         scene: its photographs and median depth, rendered at each access (see `cached_depth`).
         files: the captured files, one a view.
         method: name of the method that was trained.
+        inputs: files and folders that it comes from.
+        source: stands for its contents: checkpoint, photographs, split.
     """
 
     scene: MultiViewScene
     files: list[Path]
     method: str
+    inputs: tuple[Path, ...]
+    source: str
 
 
 def splat_scene(load_config: Path, split: Split = "all", downscale: int = 1) -> CapturedScene:
-    """Load a trained scene at full resolution (whatever it was trained at), or `downscale` times smaller.
+    """The photographs of a trained scene, of all splits or of some.
+
+    Args:
+        load_config: config.yml.
+        split: "train": those trained on; "eval": all others.
+        downscale: see `load_trained`.
 
     Raises:
-        SceneError: there is no such config or checkpoint, its data or pictures are gone, its method renders no median
-            depth, or the split holds no picture.
+        SceneError: see `load_trained`; or the split holds no picture.
     """
-    from lmvic_ns.splat.captures import captured_scene
+    trained = load_trained(load_config, downscale)
+    from lmvic_ns.splat.captures import list_captures, scene_of_captures
+    from lmvic_ns.splat.source_views import source_views
 
-    config, pipeline = load_trained(load_config, downscale)
     with loading(load_config):
-        scene = captured_scene(pipeline)
-    splits = {"train": pipeline.datamanager.train_dataset, "eval": pipeline.datamanager.eval_dataset}  # type: ignore[attr-defined]
-    names = {name: set(dataset.image_filenames) for name, dataset in splits.items() if dataset is not None}
-    files = sorted(names["train"] | names["eval"])  # the order of captured_scene
-    wanted = set(files) if split == "all" else names[split]
-    chosen = [index for index, file in enumerate(files) if file in wanted]
-    if not chosen:
-        raise SceneError(f"{load_config}: the split {split!r} holds no picture; use --split all")
-    if len(chosen) < len(files):
-        scene, files = scene.select(chosen), [files[index] for index in chosen]
-    say(f"{load_config}: {len(scene)} photographs ({split}) of {config.method_name}")
-    return CapturedScene(scene, files, config.method_name or "lmvic-splat")
+        captures = list_captures(trained.pipeline)
+        chosen = [capture for capture in captures if split == "all" or split in capture.splits]
+        if not chosen:
+            raise SceneError(f"{load_config}: the split {split!r} holds no picture; use --split all")
+        scene = scene_of_captures(trained.pipeline, chosen)
+        manager: Any = trained.pipeline.datamanager
+        found = source_views(manager.dataparser)
+    say(f"{load_config}: {len(scene)} photographs ({split}) of {trained.method}")
+    unlisted = len(set(found.poses) - {capture.path for capture in captures}) if found is not None else 0
+    if unlisted:
+        say(f"{trained.data}: {unlisted} photographs that belong to no split are left out")
+    files = [capture.path for capture in chosen]
+    inputs = (trained.folder, load_config, trained.checkpoint, *files)
+    status = [(path.name, path.stat()) for path in (trained.checkpoint, *files) if path.is_file()]
+    facts = [(name, found.st_size, found.st_mtime_ns) for name, found in status]
+    return CapturedScene(scene, files, trained.method, inputs, repr((split, downscale, facts)))
 
 
 @contextmanager

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmvic_ns.endings import is_disk_full
-from lmvic_ns.errors import LmvicError
+from lmvic_ns.bitstream.partial import partial_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,21 +60,6 @@ def progress(task: str, total: int) -> Iterator[Callable[[str], None]]:
         yield lambda remark: bar.update(number, advance=1, remark=remark)
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns the system's refusals while something is written to `path` into one clear line.
-
-    Raises:
-        LmvicError: the disk is full, the folder is not writable, ...
-    """
-    try:
-        yield
-    except OSError as error:
-        if is_disk_full(error):
-            raise LmvicError(f"cannot write {path}: the disk is full; make room or choose another place") from error
-        raise LmvicError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
-
-
 @dataclass
 class Outcome:
     """Exit status of a command that may be interrupted."""
@@ -90,7 +74,7 @@ def interruptible(file: Path) -> Iterator[Outcome]:
     try:
         yield outcome
     except KeyboardInterrupt:
-        partial = file.with_name(file.name + ".partial")
-        kept = f"{partial} is kept: the same command with --resume goes on" if partial.exists() else "nothing is left behind"
+        partial = partial_path(file)
+        kept = f"{partial} is kept: the same command goes on with it" if partial.exists() else "nothing is left behind"
         print(f"lmvic: interrupted; {kept}", file=sys.stderr)
         outcome.status = 130

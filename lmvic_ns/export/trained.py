@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +15,37 @@ import yaml
 from lmvic_ns.errors import LmvicError, SceneError
 
 if TYPE_CHECKING:
-    from nerfstudio.engine.trainer import TrainerConfig
     from nerfstudio.pipelines.base_pipeline import Pipeline
 
 
-def load_trained(load_config: Path, downscale: int | None = None) -> tuple[TrainerConfig, Pipeline]:
-    """A trained scene with its photographs.
+@dataclass(frozen=True)
+class TrainedScene:
+    """A loaded pipeline at the photographs' full size, whatever it was trained at.
+
+    Attributes:
+        pipeline: nerfstudio's.
+        method: name of the method.
+        data: the data set.
+        checkpoint: the file that was loaded.
+    """
+
+    pipeline: Pipeline
+    method: str
+    data: Path
+    checkpoint: Path
+
+    @property
+    def folder(self) -> Path:
+        """Of the data set, also where its JSON file was given."""
+        return self.data.parent if self.data.suffix == ".json" else self.data
+
+
+def load_trained(load_config: Path, downscale: int = 1) -> TrainedScene:
+    """A trained scene with its photographs at full size (whatever it was trained at), or `downscale` times smaller.
 
     Args:
         load_config: the config.yml that ns-train wrote.
-        downscale: photographs so many times smaller than the captured files; None takes the size of the training.
-
-    Returns:
-        The config and the pipeline, with both splits loaded.
+        downscale: photographs so many times smaller than the captured files.
 
     Raises:
         SceneError: there is no such config or checkpoint, it is damaged, its data or pictures are gone, or its method
@@ -37,10 +57,11 @@ def load_trained(load_config: Path, downscale: int | None = None) -> tuple[Train
 
     with loading(load_config):
         _check_yaml(load_config)
-        config, pipeline, _, _ = eval_setup(
+        config, pipeline, checkpoint, _ = eval_setup(
             load_config, test_mode="test", update_config_callback=_checked_config(load_config, downscale)
         )
-    return config, pipeline
+        manager: Any = pipeline.datamanager
+        return TrainedScene(pipeline, config.method_name or "lmvic-splat", Path(manager.get_datapath()), Path(checkpoint))
 
 
 @contextmanager
@@ -81,7 +102,7 @@ def _check_yaml(load_config: Path) -> None:
         )
 
 
-def _checked_config(load_config: Path, downscale: int | None) -> Callable[[Any], Any]:
+def _checked_config(load_config: Path, downscale: int) -> Callable[[Any], Any]:
     """Checks a loaded config before anything is built from it, and asks for the captured files' full size."""
 
     from lmvic_ns.splat.model import LmvicSplatModelConfig
@@ -106,10 +127,21 @@ def _checked_config(load_config: Path, downscale: int | None) -> Callable[[Any],
         data = manager.data or getattr(manager.dataparser, "data", None)
         if data is None or not Path(data).exists():
             raise SceneError(f"{data}: the photographs that the scene was trained on are not there; put them back")
-        if downscale is not None:
-            if hasattr(manager.dataparser, "downscale_factor"):
-                manager.dataparser.downscale_factor = 1
-            manager.camera_res_scale_factor = 1.0 / downscale
+        if hasattr(manager.dataparser, "downscale_factor"):
+            manager.dataparser.downscale_factor = 1
+        manager.camera_res_scale_factor = 1.0 / downscale
+        if getattr(manager.dataparser, "load_3D_points", False) and _points_missing(Path(data)):
+            manager.dataparser.load_3D_points = False  # seeds: a trained model needs none
         return config
 
     return update
+
+
+def _points_missing(data: Path) -> bool:
+    """Whether a nerfstudio data set names a point file that is not there (who wants the points will miss it)."""
+    file = data if data.suffix == ".json" else data / "transforms.json"
+    try:
+        named = json.loads(file.read_text(encoding="utf-8")).get("ply_file_path")
+    except (OSError, ValueError, AttributeError):
+        return False
+    return bool(named) and not (file.parent / str(named)).is_file()

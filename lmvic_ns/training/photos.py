@@ -18,6 +18,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from lmvic_ns.picture_files import open_picture
+from lmvic_ns.pictures import check_eight_bits
 from lmvic_ns.training import TrainingError
 from lmvic_ns.training.synthetic import synthetic_picture
 
@@ -64,7 +66,8 @@ class PhotoSet:
 
 def decode_photo(path: Path) -> np.ndarray:
     """One picture as uint8 (height, width, 3); alpha is dropped, grey is repeated."""
-    with Image.open(path) as picture:
+    with open_picture(path) as picture:
+        check_eight_bits(path, picture)
         return np.asarray(picture.convert("RGB"))
 
 

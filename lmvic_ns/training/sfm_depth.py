@@ -21,70 +21,20 @@ from torch import Tensor
 from lmvic_ns.errors import SceneError
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.geometry.disparity import upsample_inverse_depth
+from lmvic_ns.ply import read_points
 from lmvic_ns.scene import MultiViewScene
-
-_PLY_TYPES = {
-    "char": "i1",
-    "uchar": "u1",
-    "short": "i2",
-    "ushort": "u2",
-    "int": "i4",
-    "uint": "u4",
-    "float": "f4",
-    "double": "f8",
-    "int8": "i1",
-    "uint8": "u1",
-    "int16": "i2",
-    "uint16": "u2",
-    "int32": "i4",
-    "uint32": "u4",
-    "float32": "f4",
-    "float64": "f8",
-}
 
 FACTOR = 4
 """Depth is interpolated on the grid of this coarseness."""
 
 
 def read_ply_points(path: Path) -> Float[np.ndarray, "n 3"]:
-    """Vertex positions of a .ply file (ascii or binary), float64.
+    """Vertex positions of a .ply file, float64.
 
     Raises:
-        SceneError: the file is not a point cloud that this reader knows, or holds no finite point.
+        SceneError: the file cannot be read (see `lmvic_ns.ply.read_points`), or holds no point.
     """
-    content = Path(path).read_bytes() if Path(path).is_file() else b""
-    head, mark, body = content.partition(b"end_header\n")
-    lines = head.decode("ascii", "replace").split("\n")
-    if not mark or lines[0].strip() != "ply":
-        raise SceneError(f"{path}: not a readable .ply file; give the scene its sparse_pc.ply")
-    kind, count, properties, element = "", 0, [], ""
-    for line in lines:
-        words = line.split()
-        if words[:1] == ["format"]:
-            kind = words[1]
-        elif words[:1] == ["element"]:
-            element = words[1]
-            count = int(words[2]) if element == "vertex" else count
-            if element != "vertex" and not properties:
-                raise SceneError(f"{path}: vertices must come first in the file")
-        elif words[:1] == ["property"] and element == "vertex":
-            if words[1] not in _PLY_TYPES:
-                raise SceneError(f"{path}: vertex property {' '.join(words[1:])} is not supported")
-            properties.append((words[2], _PLY_TYPES[words[1]]))
-    names = [name for name, _ in properties]
-    if not {"x", "y", "z"} <= set(names):
-        raise SceneError(f"{path}: its vertices have no x, y, z")
-    try:
-        if kind == "ascii":
-            rows = [[float(w) for w in line.split()] for line in body.decode("ascii").split("\n")[:count]]
-            points = np.array(rows, dtype=np.float64)[:, [names.index(axis) for axis in "xyz"]]
-        else:
-            order = ">" if kind == "binary_big_endian" else "<"
-            table = np.frombuffer(body, dtype=[(n, order + t) for n, t in properties], count=count)
-            points = np.stack([table[axis].astype(np.float64) for axis in "xyz"], axis=1)
-    except (ValueError, IndexError) as error:
-        raise SceneError(f"{path}: damaged point cloud ({error})") from error
-    points = points[np.isfinite(points).all(axis=1)]
+    points = read_points(path)[0].astype(np.float64)
     if not len(points):
         raise SceneError(f"{path}: no points")
     return points

@@ -13,7 +13,8 @@ from nerfstudio.cameras.cameras import Cameras as NerfstudioCameras
 from nerfstudio.viewer.viewer_elements import ViewerControl, ViewerElement
 
 from lmvic_ns.errors import LmvicError
-from lmvic_ns.splat.captures import Capture, data_folder, evaluating, list_captures, view_names
+from lmvic_ns.names import view_names
+from lmvic_ns.splat.captures import Capture, data_folder, evaluating, list_captures
 from lmvic_ns.viewer import colours
 from lmvic_ns.viewer.images import PanelImage, beside
 from lmvic_ns.viewer.live import (

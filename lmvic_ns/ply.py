@@ -1,4 +1,4 @@
-"""Coloured points from a PLY file, with numpy alone.
+"""Coloured points from a PLY file and into one, with numpy alone.
 
 nerfstudio asks open3d for them, which does not load on machines without libusb (minimal containers, most servers).
 """
@@ -6,6 +6,7 @@ nerfstudio asks open3d for them, which does not load on machines without libusb 
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from lmvic_ns.errors import SceneError
+from lmvic_ns.points import SparsePoints
 
 SCALARS = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
@@ -68,7 +70,9 @@ def read_header(path: Path) -> PlyHeader:
 
 
 def read_points(path: Path) -> tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray, "n 3"] | None]:
-    """Positions (float32) and colours (0..255; None if the file has none) of the vertices.
+    """Positions (float64 if `far`, else float32) and colours (0..255; None if the file has none) of the vertices.
+
+    Colours of 16 bits are rounded to 8, and a line on stderr says so.
 
     Raises:
         SceneError: see `read_header`; or the vertices are not what the header promises, or not finite.
@@ -84,12 +88,13 @@ def read_points(path: Path) -> tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray,
         else:
             table = np.frombuffer(body, dtype=dtype, count=count)
             columns = {name: table[name] for name, _ in fields}
-        points = np.stack([columns[axis] for axis in "xyz"], axis=1).astype(np.float32)
+        points = np.stack([columns[axis] for axis in "xyz"], axis=1).astype(np.float64)
     except (ValueError, KeyError, OverflowError) as error:
         raise SceneError(f"{path} is damaged: its header promises {count} points with x, y, z ({error})") from error
     if not np.isfinite(points).all():
         raise SceneError(f"{path} holds points that are not finite; remove them")
-    return points, _colours(columns, dict(fields))
+    colours = _colours(path, columns, dict(fields))
+    return points if SparsePoints(points, colours).far else points.astype(np.float32), colours
 
 
 def _parse_header(lines: list[str], path: Path) -> tuple[str, int, list[tuple[str, str]]]:
@@ -112,11 +117,42 @@ def _parse_header(lines: list[str], path: Path) -> tuple[str, int, list[tuple[st
     return form, count, fields
 
 
-def _colours(columns: dict[str, np.ndarray], kinds: dict[str, str]) -> UInt8[np.ndarray, "n 3"] | None:
-    """Red, green, blue as 0..255; floating-point colours are taken as 0..1."""
+def _colours(path: Path, columns: dict[str, np.ndarray], kinds: dict[str, str]) -> UInt8[np.ndarray, "n 3"] | None:
+    """Red, green, blue as 0..255: bytes as they are, 16-bit ones as 0..65535, floating-point ones as 0..1.
+
+    Raises:
+        SceneError: colours of another type, or beyond these ranges: what they mean is not known.
+    """
     names = ("red", "green", "blue")
     if not all(name in columns for name in names):
         return None
-    scale = 255.0 if SCALARS[kinds["red"]].startswith("f") else 1.0
-    colours = np.stack([columns[name] for name in names], axis=1).astype(np.float64) * scale
-    return colours.round().clip(0, 255).astype(np.uint8)
+    found = {SCALARS[kinds[name]] for name in names}
+    kind = found.pop()
+    values = np.stack([columns[name] for name in names], axis=1).astype(np.float64)
+    top = {"u1": 255.0, "u2": 65535.0, "f4": 1.0, "f8": 1.0}.get(kind)
+    if found or top is None:
+        raise SceneError(f"{path}: colours of type {kinds['red']} cannot be read; write them as uchar, 0 to 255")
+    if values.size and not (values.min() >= 0 and values.max() <= top):
+        raise SceneError(f"{path}: colours of type {kinds['red']} must lie in 0..{top:g}; write them as uchar, 0 to 255")
+    if kind == "u2":
+        print(f"lmvic: {path}: colours of 16 bits are rounded to 8", file=sys.stderr)
+    return (values * (255.0 / top)).round().astype(np.uint8)
+
+
+def write_ply(path: Path, points: SparsePoints) -> None:
+    """A binary PLY that nerfstudio reads as seed points; points without colours become grey, which it needs.
+
+    `far` points are written as doubles.
+    """
+    count, far = len(points.positions), points.far
+    fields = [(axis, "<f8" if far else "<f4") for axis in "xyz"] + [(channel, "u1") for channel in ("red", "green", "blue")]
+    table = np.full(count, 127, dtype=np.uint8).astype(np.dtype(fields))
+    for column, axis in enumerate("xyz"):
+        table[axis] = points.positions[:, column]
+    if points.colours is not None:
+        for column, channel in enumerate(("red", "green", "blue")):
+            table[channel] = points.colours[:, column]
+    lines = ["ply", "format binary_little_endian 1.0", f"element vertex {count}"]
+    lines += [f"property {'double' if far else 'float'} {axis}" for axis in "xyz"]
+    lines += [f"property uchar {channel}" for channel in ("red", "green", "blue")]
+    path.write_bytes("\n".join([*lines, "end_header", ""]).encode("ascii") + table.tobytes())

@@ -1,0 +1,68 @@
+"""How many bits a picture's channels have in its file: Pillow cuts colours of more than 8 bits without a word."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from PIL import Image
+
+from lmvic_ns.errors import SceneError
+
+_HEAD = 1 << 16  # bytes in which a file says how deep it is
+_PNM = re.compile(rb"^P[2356](?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+(\d+)")
+_PAM = re.compile(rb"^P7\s.*?\bMAXVAL\s+(\d+)", re.S)
+
+
+def bits_a_channel(path: Path, picture: Image.Image) -> int:
+    """Bits of the deepest channel, as the file says; 8 for formats that have no more.
+
+    Args:
+        path: the file.
+        picture: it, opened (its pixels need not be loaded).
+    """
+    if picture.mode.startswith(("I", "F")):
+        return 32 if picture.mode in ("I", "F") else 16
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    kind = picture.format
+    if kind == "PNG":
+        return head[24]
+    if kind == "TIFF":
+        sizes = getattr(picture, "tag_v2", {}).get(258, (8,))
+        return max(sizes) if isinstance(sizes, tuple) else int(sizes)
+    if kind == "PPM":
+        found = _PNM.match(head) or _PAM.match(head)
+        return 16 if found and int(found.group(1)) > 255 else 8
+    if kind == "JPEG2000":
+        return _jpeg2000_bits(head)
+    if kind == "SGI":
+        return 8 * head[3]
+    if kind == "PSD":
+        return int.from_bytes(head[22:24], "big")
+    if kind == "AVIF":
+        at = head.find(b"av1C")  # two bytes, then the flags: tier, high bit depth, twelve bits, ...
+        flags = head[at + 6] if 0 <= at < len(head) - 6 else 0
+        return 8 if not flags & 0x40 else 12 if flags & 0x20 else 10
+    return int(picture.info.get("bit_depth", 8))  # what pillow_heif says
+
+
+def check_eight_bits(path: Path, picture: Image.Image) -> None:
+    """Refuse what Pillow would cut.
+
+    Raises:
+        SceneError: more than 8 bits a channel.
+    """
+    bits = bits_a_channel(path, picture)
+    if bits > 8:
+        raise SceneError(f"{path}: more than 8 bits a channel ({bits}); convert it to 8-bit PNG or JPEG first")
+
+
+def _jpeg2000_bits(head: bytes) -> int:
+    """Of the deepest component: the SIZ marker begins the codestream."""
+    at = head.find(b"\xff\x4f\xff\x51")
+    if at < 0 or len(head) < at + 45:
+        return 8
+    count = int.from_bytes(head[at + 40 : at + 42], "big")
+    sizes = head[at + 42 : at + 42 + 3 * count : 3]
+    return max((size & 127) + 1 for size in sizes) if sizes else 8
