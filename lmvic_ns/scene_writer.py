@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from lmvic_ns.errors import SceneError
-from lmvic_ns.output import FolderOutput
+from lmvic_ns.output import FolderOutput, writing
 from lmvic_ns.picture_files import check_format_holds
 from lmvic_ns.ply import write_ply
 from lmvic_ns.scene import MultiViewScene

@@ -122,7 +122,7 @@ def dataset_inputs(folder: Path) -> DatasetInputs:
     from lmvic_ns.scene_reader import load_transforms, transforms_file
 
     file = transforms_file(folder)
-    meta = load_transforms(file)
+    meta = load_transforms(folder)
     records = meta.get("frames")
     frames = [frame for frame in records if isinstance(frame, dict)] if isinstance(records, list) else []
 
