@@ -136,7 +136,8 @@ def test_a_target_rate_is_held_by_the_whole_file(room, weights, tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    ("target", "words"), [(("--target-psnr", 60), "the best, has about"), (("--target-bpp", 1e-4), "the smallest, takes about")]
+    ("target", "words"),
+    [(("--target-psnr", 120), "the best, has about"), (("--target-bpp", 1e-4), "the smallest, takes about")],
 )
 def test_targets_out_of_reach_are_refused_with_what_can_be_had(target, words, room, weights, tmp_path, monkeypatch, capsys):
     path = tmp_path / "room.lmvic"
@@ -189,7 +190,7 @@ def test_an_interrupted_run_goes_on_at_the_level_that_it_had_moved_to(room, weig
         (18, CodingOptions(target_bpp=1, resume=True), 18),
         (18, CodingOptions(target_psnr=30, resume=True), 19),
         (40, CodingOptions(target_bpp=1, resume=True), 40),
-        (20, CodingOptions(target_bpp=1), 20),
+        (20, CodingOptions(target_bpp=1), 19),  # the same command goes on by itself
     ):
         assert begun_level(tmp_path / "x.lmvic", level, options) == expected
 

@@ -339,6 +339,11 @@ class MultiViewModel(nn.Module):
             picture = apply_loop_filter(picture, loop_filter, level, self.warped_reference(context, size))
         return self.state_of(picture, decoded_depth, cameras, depth_level)
 
+    @staticmethod
+    def is_stored(image: bytes) -> bool:
+        """Whether an image part holds an ordinary picture in place of symbols."""
+        return image[:1] == bytes([Mode.STORED])
+
     @property
     def _dtype(self) -> torch.dtype:
         return self.image.analysis_in.weight.dtype

@@ -69,6 +69,10 @@ class ViewCodec(Protocol):
         """The state that `compress` returned."""
         ...
 
+    def is_stored(self, image: bytes) -> bool:
+        """Whether an image part holds an ordinary picture in place of symbols."""
+        ...
+
 
 @dataclass(frozen=True)
 class EncodedView:
@@ -82,6 +86,7 @@ class EncodedView:
         image_bytes: size of its image part.
         psnr: of the reconstruction in 8 bits, in dB; None for a view taken over from an interrupted encode, which this one
             did not look at.
+        stored: as an ordinary picture, since the networks failed on it or cost more.
     """
 
     index: int
@@ -90,6 +95,7 @@ class EncodedView:
     depth_bytes: int
     image_bytes: int
     psnr: float | None
+    stored: bool = False
 
 
 @dataclass(frozen=True)
@@ -224,7 +230,10 @@ class MultiViewCodec:
         cameras = file_cameras(header)  # as the file holds them, so that both sides compute with the same bits
         records: list[EncodedView] = []
         states: dict[int, ReferenceState] = {}
-        has_children = {parent for parent in tree.parent if parent >= 0}
+        children: dict[int, list[int]] = {}
+        for view in order:
+            children.setdefault(tree.parent[view], []).append(view)
+        has_children = {parent for parent in children if parent >= 0}
         with Writer(path, header, resume=options.resume, settings=options.settings) as writer:
             for view in order:
                 parent = tree.parent[view]
@@ -242,8 +251,8 @@ class MultiViewCodec:
                     if scene.has_depth and (options.with_depth or view in has_children or parent >= 0):
                         coded_depth = (scene.inverse_depth(view)[None].double() / scale).clamp(0.0, 1.0)
                         if parent < 0:
-                            children = [child for child in order if tree.parent[child] == view]
-                            view_effort = effort.for_root(root_depth_step(cameras, view, children, coded_depth[0], ROOT_PIXELS))
+                            step = root_depth_step(cameras, view, children.get(view, []), coded_depth[0], ROOT_PIXELS)
+                            view_effort = effort.for_root(step)
                     depth_part, image_part, state = self.model.compress(
                         image,
                         coded_depth,
@@ -257,7 +266,9 @@ class MultiViewCodec:
                     psnr = _psnr_8bit(state.image, image)
                 if state is not None and view in has_children:
                     states[view] = state
-                record = EncodedView(view, scene.names[view], parent, len(depth_part), len(image_part), psnr)
+                record = EncodedView(
+                    view, scene.names[view], parent, len(depth_part), len(image_part), psnr, self.model.is_stored(image_part)
+                )
                 records.append(record)
                 if on_view is not None:
                     on_view(record)

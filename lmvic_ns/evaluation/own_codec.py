@@ -39,7 +39,7 @@ class OwnCodec:
         loop_filter: Whether pictures may have one.
     """
 
-    settings: Sequence[float] = (4, 14, 24, 34, 44, 54)
+    settings: Sequence[float] = (12, 19, 26, 33, 40, 47)
     setting_name = "quality"
     owns_order = True
 

@@ -33,6 +33,7 @@ from lmvic_ns.geometry.ordering import ReferenceTree, greedy_chain, independent_
 from lmvic_ns.output import check_file, writing
 from lmvic_ns.scene import MultiViewScene
 
+_FAR_WORSE, _NAMED = 6.0, 5
 VERIFY_TOLERANCE_DB = 0.02
 """Difference of PSNR that decoding may show: floats may differ in the last bits, and then a few pixels by one level."""
 
@@ -367,6 +368,22 @@ def summary(encoded: EncodedFile) -> str:
     )
 
 
+def remarkable_views(views: Sequence[EncodedView]) -> list[str]:
+    """A line on views that are stored as ordinary pictures, and one on those that came out far worse than the mean."""
+    mean = sum(known_psnr(view) for view in views) / len(views)
+    lines = []
+    for what, found in (
+        ("stored as ordinary pictures, which cost less than the networks", [view for view in views if view.stored]),
+        (f"{_FAR_WORSE:g} dB or more below the mean", [view for view in views if known_psnr(view) <= mean - _FAR_WORSE]),
+    ):
+        if found:
+            worst = sorted(found, key=known_psnr)
+            names = ", ".join(f"{view.name} ({known_psnr(view):.2f} dB)" for view in worst[:_NAMED])
+            more = f" and {len(worst) - _NAMED} more" if len(worst) > _NAMED else ""
+            lines.append(f"{len(worst)} of {len(views)} views {what}: {names}{more}")
+    return lines
+
+
 def _checked(encoded: EncodedFile, worst: float) -> str:
     """One line on a verification that found nothing."""
     difference = f"(largest difference {worst:.4f} dB)"
@@ -414,6 +431,8 @@ def finish(
     elif report is not None:
         collected = collect(encoded, scene, codec, options.workers)
     say(summary(encoded))
+    for line in remarkable_views(encoded.views):
+        say(line)
     if report is not None and collected is not None:
         times = {"encode": seconds, "decode and measure": time.perf_counter() - started}
         page = write_report(report, encoded, collected, report_data(encoded, collected, files, times))

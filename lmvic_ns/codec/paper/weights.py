@@ -55,6 +55,11 @@ class PaperViewCodec(nn.Module):
         depth = None if inverse_depth is None else inverse_depth.to(image)
         return self.codec.compress_view(image, depth, cameras, reference, depth_scale=DEPTH_SCALE)
 
+    @staticmethod
+    def is_stored(image: bytes) -> bool:
+        """No: this preset has no such mode."""
+        return False
+
     def decompress(
         self,
         depth: bytes,
