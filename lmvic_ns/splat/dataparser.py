@@ -31,7 +31,7 @@ from lmvic_ns.splat.source_views import colmap_points
 from lmvic_ns.transforms import check_exists, check_size, load_transforms, transforms_file
 
 _CAMERA_KEYS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
-_ONE_PLACE = 1e-6  # spread of the cameras against their distance from the origin, about what float32 tells apart
+_ONE_PLACE = 1e-12  # spread of the cameras against their distance from the origin: it is subtracted in float64
 _FAR = 1000.0  # extents from the origin: float32 keeps four digits of the extent then
 
 
