@@ -12,7 +12,7 @@ from lmvic_ns.codec.weights import weights_names
 from lmvic_ns.errors import BitstreamError, WeightsError
 from lmvic_ns.export.dataset import DatasetFormat, DatasetWriter, check_folder
 from lmvic_ns.export.encoding import pick_device
-from lmvic_ns.export.points import TAG, unpack_points
+from lmvic_ns.export.point_colours import FilePoints
 from lmvic_ns.export.terminal import progress
 from lmvic_ns.picture_files import check_format_holds
 
@@ -85,22 +85,26 @@ def decode_file(
             check_format_holds(form.image, view.width, view.height, view.name)
         codec = codec_for_file(reader, weights, device)
         problems: dict[int, str] = {}
+        lost_points: dict[str, str] = {}
+        found: FilePoints | None = None
+        try:
+            found = FilePoints(reader)
+        except BitstreamError as error:
+            lost_points["sparse points"] = str(error)
         count = points = 0
         with DatasetWriter(folder, names, form, overwrite=overwrite) as writer:
             with progress("decoding", len(set(wanted))) as step:
                 for view in codec.decode(reader, wanted, workers=workers, problems=problems):
                     writer.add_view(view)
+                    if found is not None:
+                        found.add_view(view)
                     count += 1
                     step(view.name)
             if not count:
                 raise BitstreamError(f"{file}: no view can be decoded: {next(iter(problems.values()), 'none is wanted')}")
-            lost = {names[view]: reason for view, reason in sorted(problems.items())}
-            try:
-                section = reader.section(TAG)
-                if section is not None:
-                    cloud = unpack_points(section)
-                    writer.add_points(cloud)
-                    points = len(cloud.positions)
-            except BitstreamError as error:
-                lost["sparse points"] = str(error)
+            lost = {names[view]: reason for view, reason in sorted(problems.items())} | lost_points
+            cloud = found.finish() if found is not None else None
+            if cloud is not None:
+                writer.add_points(cloud)
+                points = len(cloud.positions)
     return DecodedDataset(folder, count, points, lost)

@@ -24,7 +24,7 @@ from lmvic_ns.codec.multiview import (
 from lmvic_ns.codec.planning import translation_scale
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.export.options import CodingOptions
-from lmvic_ns.export.points import TAG, pack_points, scene_points, tidied
+from lmvic_ns.export.point_colours import point_sections
 from lmvic_ns.export.terminal import progress, say, size_text, writing
 from lmvic_ns.geometry.ordering import ReferenceTree, greedy_chain, independent_views, pose_distance
 from lmvic_ns.scene import MultiViewScene
@@ -191,8 +191,7 @@ def encode_scene(scene: MultiViewScene, path: Path, options: CodingOptions, code
     if options.target_bpp is not None or options.target_psnr is not None:
         quality, tries = search_quality(codec, scene, tree, options, path.parent)
         quality = begun_level(path, quality, options)
-    points = scene_points(scene) if options.points else None
-    sections = {TAG: pack_points(tidied(points))} if points is not None else {}
+    sections = point_sections(scene, options.points)
     partial = path.with_name(path.name + ".partial")
     if not options.resume:
         with writing(path):
