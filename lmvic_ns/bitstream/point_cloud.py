@@ -135,7 +135,7 @@ def _walk(
                 below = None if given is None else getattr(given, column)[chosen] & ((1 << bits) - 1)
                 full[chosen] |= coder.code(below, np.full((len(chosen), bits), RAW))
         fine.append(full)
-    return QuantizedPoints(layer, *fine, level)
+    return QuantizedPoints(layer, fine[0], fine[1], fine[2], level)
 
 
 # --- cells of the picture ---------------------------------------------------------------------------------------------
@@ -197,9 +197,7 @@ def _child_neighbours(nodes: np.ndarray, side_bits: int) -> Int[np.ndarray, "n 4
     return result
 
 
-def _find(
-    nodes: np.ndarray, layer: np.ndarray, u: np.ndarray, v: np.ndarray, side_bits: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _find(nodes: np.ndarray, layer: np.ndarray, u: np.ndarray, v: np.ndarray, side_bits: int) -> tuple[np.ndarray, np.ndarray]:
     """Whether each cell is among the sorted nodes, and where (anywhere if it is not)."""
     side = 1 << side_bits
     inside = (u >= 0) & (u < side) & (v >= 0) & (v < side)
@@ -212,13 +210,21 @@ def _find(
 
 
 def _code_depths(
-    coder: SymbolCoder, given: QuantizedPoints | None, keys: np.ndarray, u: np.ndarray, v: np.ndarray, tree_levels: int, name: str
+    coder: SymbolCoder,
+    given: QuantizedPoints | None,
+    keys: np.ndarray,
+    u: np.ndarray,
+    v: np.ndarray,
+    tree_levels: int,
+    name: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Depth at level 0, and level, of each point."""
     true_w = None if given is None else given.w >> given.level
     w, level = np.zeros(len(keys), dtype=np.int64), np.zeros(len(keys), dtype=np.int64)
 
-    def code(which: np.ndarray, predicted: np.ndarray, bases: np.ndarray, level_context: np.ndarray, signed: bool = True) -> None:
+    def code(
+        which: np.ndarray, predicted: np.ndarray, bases: np.ndarray, level_context: np.ndarray, signed: bool = True
+    ) -> None:
         change = None if true_w is None else true_w[which] - predicted
         if change is not None and signed:
             change = np.where(change > 0, 2 * change - 1, -2 * change)
@@ -243,9 +249,15 @@ def _code_depths(
         new = np.flatnonzero(parts == up)
         if not len(new):
             continue
-        known = np.flatnonzero(parts > up)
-        predicted, doubt, nearest = _predict(keys, u, v, w, known, new, up, tree_levels)
-        code(new, predicted, _DEPTHS + 64 * doubt, np.minimum(level[nearest], 3))
+        coarse = fine = np.flatnonzero(parts > up)
+        quarter = (keys[new] >> 2 * (up - 1)) & 3  # of its node; the first point of a node is known
+        for turn in (3, 2, 1):
+            now = new[quarter == turn]
+            if len(now):
+                around = _Around(keys, u, v, w, tree_levels)
+                predicted, doubt, nearest = around.predict(now, ((coarse, up), (fine, up - 1)))
+                code(now, predicted, _DEPTHS + 64 * doubt, np.minimum(level[nearest], 3))
+                fine = np.sort(np.concatenate([fine, now]))
     # further points of one cell, deeper and deeper
     twins = np.flatnonzero(parts == 0)
     turn = twins - np.searchsorted(keys, keys[twins])
@@ -255,33 +267,48 @@ def _code_depths(
     return w, level
 
 
-def _predict(
-    keys: np.ndarray, u: np.ndarray, v: np.ndarray, w: np.ndarray, known: np.ndarray, new: np.ndarray, up: int, tree_levels: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Depth of new points from the known ones in the nine nodes around them (one point each).
+@dataclass(frozen=True)
+class _Around:
+    """Predicts depths from points that are known: layer and Morton code, column, row, depth of all points."""
 
-    Returns:
-        The prediction, how doubtful it is (number of a context), and the known point in the new one's own node.
-    """
-    nodes = keys[known] >> 2 * up
-    layer = keys[new] >> 2 * tree_levels
-    side_bits = tree_levels - up
-    shift = max(0, 2 * up - 8)
-    places, weights = [], []
-    for dv in (-1, 0, 1):
-        for du in (-1, 0, 1):
-            found, place = _find(nodes, layer, (u[new] >> up) + du, (v[new] >> up) + dv, side_bits)
-            at = known[place]
-            distance = ((u[new] - u[at]) ** 2 + (v[new] - v[at]) ** 2) >> shift
-            places.append(at)
-            weights.append(np.where(found, (1 << 20) // (distance + 16), 0))
-    at, weight = np.stack(places), np.stack(weights)
-    total = weight.sum(axis=0)
-    predicted = (weight * w[at]).sum(axis=0) // total
-    spread = (weight * np.abs(w[at] - predicted)).sum(axis=0) // total
-    alone = (weight > 0).sum(axis=0) == 1
-    doubt = np.where(alone, _DEPTH_CONTEXTS + np.minimum(up // 3, _DEPTH_CONTEXTS - 1), np.minimum(_bit_length(spread), _DEPTH_CONTEXTS - 1))
-    return predicted, doubt, at[4]
+    keys: np.ndarray
+    u: np.ndarray
+    v: np.ndarray
+    w: np.ndarray
+    tree_levels: int
+
+    def predict(self, new: np.ndarray, known: tuple[tuple[np.ndarray, int], ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Depths of new points.
+
+        Args:
+            new: their numbers.
+            known: numbers, sorted, of known points and a level of the quadtree of which no two share a node: each time the
+                points in the new point's node and the eight around it count. The first has one in each new point's own node.
+
+        Returns:
+            The prediction, how doubtful it is (number of a context), and the known point in the new one's own node.
+        """
+        layer = self.keys[new] >> 2 * self.tree_levels
+        shift = max(0, 2 * known[0][1] - 8)
+        places, weights = [], []
+        for numbers, up in known:
+            nodes = self.keys[numbers] >> 2 * up
+            for dv in (-1, 0, 1):
+                for du in (-1, 0, 1):
+                    u, v = (self.u[new] >> up) + du, (self.v[new] >> up) + dv
+                    found, place = _find(nodes, layer, u, v, self.tree_levels - up)
+                    at = numbers[place]
+                    distance = ((self.u[new] - self.u[at]) ** 2 + (self.v[new] - self.v[at]) ** 2) >> shift
+                    places.append(at)
+                    weights.append(np.where(found, (1 << 20) // (distance + 16), 0))
+        at, weight = np.stack(places), np.stack(weights)
+        total = weight.sum(axis=0)
+        predicted = (weight * self.w[at]).sum(axis=0) // total
+        spread = (weight * np.abs(self.w[at] - predicted)).sum(axis=0) // total
+        alone = (weight > 0).sum(axis=0) == 1
+        most = _DEPTH_CONTEXTS - 1
+        doubt = np.where(alone, _DEPTH_CONTEXTS + min(known[0][1] // 3, most), np.minimum(_bit_length(spread), most))
+        return predicted, doubt, at[4]
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------

@@ -34,10 +34,10 @@ POINTS_A_BYTE = 1024
 """No stream holds more: each point takes seven bits at least, of at least 0.0028 bits each."""
 POINTS_A_PIXEL = 16
 """Of all views of the file: bounds what a small file can ask for."""
-CELL_WIDTH = 2.0
+CELL_WIDTH = 2.2
 """Width of cells in tolerances. With 1.15 every point of a cell would be near enough to its middle; wider cells are
-cheaper, although a tenth of the points then has to be halved."""
-TIGHT = 0.25
+cheaper, although a fifth of the points then has to be halved."""
+TIGHT = 0.2
 """Share of a layer's points whose tolerance is less than what its cells are made for."""
 SAMPLE = 20_000
 """Points that the views are chosen by."""
@@ -174,7 +174,9 @@ def _choose_views(
         sample = generator.choice(left, SAMPLE, replace=False) if len(left) > SAMPLE else left
         every = np.stack(
             [
-                _view_cost(cameras, view, points[sample], tolerance[sample], None if colours is None else colours[sample], colour_of)
+                _view_cost(
+                    cameras, view, points[sample], tolerance[sample], None if colours is None else colours[sample], colour_of
+                )
                 for view in range(len(cameras))
             ]
         )
@@ -212,7 +214,7 @@ def _view_cost(
     return cost
 
 
-COLOUR_FREE, COLOUR_BIT, COLOUR_MOST = 8.0, 8.0, 6.0
+COLOUR_FREE, COLOUR_BIT, COLOUR_MOST = 6.0, 5.0, 8.0
 """A colour that is off by so many levels costs nothing, each so many more are worth a bit, up to so many bits."""
 
 
@@ -260,4 +262,6 @@ def _quantize(
 
 
 def _joined(parts: list[QuantizedPoints]) -> QuantizedPoints:
-    return QuantizedPoints(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("layer", "u", "v", "w", "level")))
+    return QuantizedPoints(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("layer", "u", "v", "w", "level"))
+    )

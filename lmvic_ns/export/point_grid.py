@@ -95,7 +95,12 @@ class Grid:
         return (widest - 1).bit_length()
 
     def quantize(
-        self, layer: Int[np.ndarray, "n"], pixels: Float[np.ndarray, "n 2"], depth: Float[np.ndarray, "n"], level: int, rank: int
+        self,
+        layer: Int[np.ndarray, "n"],
+        pixels: Float[np.ndarray, "n 2"],
+        depth: Float[np.ndarray, "n"],
+        level: int,
+        rank: int,
     ) -> QuantizedPoints:
         """Cells for points that are given by their places in their layers' views.
 
@@ -132,8 +137,10 @@ class Grid:
             z = np.ldexp(1 + share * (21 + 11 * share) / 32, whole.astype(np.int32))
             shift = (points.w & 1) * 0.5
             width = self.step[points.layer] / (STEPS_A_PIXEL * finer)
-            place = [((cell + shift) * width - cameras.centre[view, i]) / cameras.focal[view, i] * z for i, cell in
-                     enumerate((points.u, points.v))]
+            place = [
+                ((cell + shift) * width - cameras.centre[view, i]) / cameras.focal[view, i] * z
+                for i, cell in enumerate((points.u, points.v))
+            ]
             x, y, z = (part - cameras.translation[view, i] for i, part in enumerate((*place, z)))
             r = cameras.rotation[view]
             return np.stack([(r[:, 0, i] * x + r[:, 1, i] * y) + r[:, 2, i] * z for i in range(3)], axis=1)
