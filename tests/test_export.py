@@ -211,7 +211,7 @@ def test_targets_are_met_by_the_file(room, weights, tmp_path, monkeypatch, capsy
     text = capsys.readouterr().out
     assert "meets the target" in text and "misses it" in text
     with Reader(path) as reader:
-        rate = (reader.file_size - reader.section_bytes("PNTS")) * 8 / reader.header.pixels()
+        rate = (reader.file_size - reader.section_bytes("PNTC")) * 8 / reader.header.pixels()
     assert 0.8 * target < rate <= target
     assert entries(tmp_path) == {"10.lmvic", "40.lmvic", "room.lmvic"}
     assert lmvic(monkeypatch, "encode", room, path, "--target-bpp", 1, "--target-psnr", 30) == 2
