@@ -47,9 +47,9 @@ def rounded_and_deflated(points: SparsePoints) -> int:
 
 def matched(decoded: np.ndarray, original: np.ndarray, cameras: Pinholes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each original point the decoded one that moved least, of the eight nearest: its number, pixels, distances."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
-    candidates = cKDTree(decoded).query(original, k=min(8, len(decoded)))[1].reshape(len(original), -1)
+    candidates = KDTree(decoded).query(original, k=min(8, len(decoded)))[1].reshape(len(original), -1)
     found = [movements(cameras, original, decoded[candidates[:, k]]) for k in range(candidates.shape[1])]
     worst = np.stack([np.maximum(p / compact_points.PIXEL_TOLERANCE, d / compact_points.DISTANCE_TOLERANCE) for p, d in found])
     best, every = worst.argmin(axis=0), np.arange(len(original))
