@@ -7,6 +7,8 @@ In all cases: no other exception, no crash, no hang over 10 s, memory at most tw
 `max_pixels`, here that of the whole file), and errors that name the place and what was expected. Cases run in a child
 process, so a crash is counted and not suffered.
 
+Compact sparse points are decoded with the views and judged like one more view, which no other needs.
+
 Without `--codec` the files are synthetic, with the structure of real ones (two-step entropy-coded parts, references);
 with `--codec FILE...` they are real and the codec decodes them; `--codec made` makes small ones with each of the weights:
 
@@ -39,7 +41,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from fuzz_mutations import MUTATIONS, FileParts, Mutated
-from fuzz_real import RealCodec, limit_memory, write_real_files
+from fuzz_real import RealCodec, decode_point_sections, limit_memory, points_section, write_real_files
 
 from lmvic_ns.bitstream import rans
 from lmvic_ns.bitstream.header import FileHeader
@@ -47,6 +49,8 @@ from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.bitstream.tables import gaussian_tables
 from lmvic_ns.bitstream.writer import Writer
 from lmvic_ns.errors import BitstreamError, WeightsError
+from lmvic_ns.export.compact_points import TAG
+from lmvic_ns.export.point_grid import Pinholes
 
 TIME_LIMIT = 10.0  # processor seconds a case; a machine that is busy with other work makes no hang
 WAIT_LIMIT = 300.0  # seconds a case, so that one that waits for something forever is found as well
@@ -125,6 +129,7 @@ class SyntheticCodec:
         )
         with Writer(path, header) as writer:
             writer.add_section("META", json.dumps({"seed": seed}).encode())
+            writer.add_section(TAG, points_section(Pinholes.of_file(header), 100, seed))
             for view in header.order:
                 record = header.views[view]
                 depth, image = (self.encode_part(rng, record.width, record.height) for _ in range(2))
@@ -156,6 +161,7 @@ class SyntheticCodec:
                     state = state + parent.sum()
                 states[view] = state
                 decoded[view] = hashlib.sha256(state.tobytes()).hexdigest()
+            decode_point_sections(reader, decoded, reasons)
         return decoded, reasons
 
 
@@ -279,7 +285,7 @@ def child(job: Job, pipe: Any) -> None:
         normal, reasons = decode(path, parts.max_pixels)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        if reasons or len(normal) != len(parts.header.views):
+        if reasons or not set(range(len(parts.header.views))) <= set(normal):
             raise SystemExit(f"{path}: does not decode as it is: {reasons}")
         prepared.append((parts, normal, peak))
     for parts, _, _ in prepared:

@@ -14,6 +14,7 @@ from lmvic_ns.bitstream import layout
 from lmvic_ns.bitstream.crc32c import crc32c
 from lmvic_ns.bitstream.header import FileHeader, pack_header
 from lmvic_ns.bitstream.reader import Reader
+from lmvic_ns.export.compact_points import TAG
 
 
 @dataclass
@@ -26,6 +27,7 @@ class FileParts:
     units: dict[int, bytes]
     index: bytes
     max_pixels: int
+    points: bytes  # data of the section of compact points; empty without
     others: list[bytes] = field(default_factory=list)
 
     @classmethod
@@ -40,10 +42,11 @@ class FileParts:
                 unit = reader.unit(view)
                 units[view] = layout.pack_unit_head(view, unit.depth, unit.image) + unit.depth + unit.image
             header = reader.header
+            points = reader.section(TAG) or b""
         (index,) = struct.unpack_from("<I", data, len(data) - layout.TRAILER.size)
         tail = len(data) - layout.TRAILER.size
         pixels = max(view.width * view.height for view in header.views)
-        return cls(data, header, data[: layout.PREAMBLE_BYTES + size], units, data[tail - index : tail], pixels)
+        return cls(data, header, data[: layout.PREAMBLE_BYTES + size], units, data[tail - index : tail], pixels, points)
 
     def parts(self, view: int) -> tuple[bytes, bytes]:
         unit = self.units[view]
@@ -232,6 +235,27 @@ def payloads(parts: FileParts, rng: np.random.Generator) -> Mutated:
     return Mutated(_assemble(parts.front, blocks), hostile=True, untouched=parts.untouched_by(view))
 
 
+def points(parts: FileParts, rng: np.random.Generator) -> Mutated:
+    """The section of sparse points is damaged, its counts and layers or its stream, and its checksum made to fit."""
+    data = parts.points or bytes(16)
+    head = min(6 + 6 * struct.unpack_from("<H", data, 4)[0], len(data))
+    kind = rng.integers(4)
+    if kind == 0:
+        data = data[:head] + _broken_payload(data[head:], rng)
+    elif kind == 1:
+        data = _broken_payload(data, rng)
+    else:  # one number of the head becomes another
+        at = 0 if kind == 2 else int(rng.integers(2, head // 2)) * 2
+        width = 4 if at == 0 else 2
+        value = [0, 1, 2, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, int(rng.integers(1 << 16)), int(rng.integers(1 << 32))][
+            rng.integers(8)
+        ]
+        data = data[:at] + (value & ((1 << 8 * width) - 1)).to_bytes(width, "little") + data[at + width :]
+    section = layout.pack_section_head(TAG, data) + data
+    blocks = [*_blocks(parts), (layout.SECTION_ENTRY, section)]
+    return Mutated(_assemble(parts.front, blocks), hostile=True, untouched=set(parts.units))
+
+
 def unit_fields(parts: FileParts, rng: np.random.Generator) -> Mutated:
     """A unit claims another view or other lengths; its checksums are right for what it claims."""
     view = int(rng.choice(list(parts.units)))
@@ -312,6 +336,7 @@ MUTATIONS: dict[str, Callable[[FileParts, np.random.Generator], Mutated]] = {
     "hostile: header numbers": header_numbers,
     "hostile: header claims": header_claims,
     "hostile: payloads": payloads,
+    "hostile: points": points,
     "hostile: unit fields": unit_fields,
     "hostile: index": index_entries,
     "hostile: swapped units": swapped_units,

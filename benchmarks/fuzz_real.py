@@ -1,4 +1,4 @@
-"""What fuzz.py needs for files of the real weights: the codec, small files made with it, and a limit on a process's memory."""
+"""What fuzz.py needs for real files: the codec, sparse points, small files made with it, and a limit on a process's memory."""
 
 from __future__ import annotations
 
@@ -7,9 +7,35 @@ import resource
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from lmvic_ns.bitstream.reader import Reader
+from lmvic_ns.errors import BitstreamError
+from lmvic_ns.export.compact_points import TAG, pack_compact, unpack_compact
+from lmvic_ns.export.point_grid import Pinholes
 
 MEGABYTE = 1 << 20
+
+
+def points_section(cameras: Pinholes, count: int, seed: int = 0) -> bytes:
+    """The section of compact sparse points of a file: some in front of each camera."""
+    generator = np.random.default_rng(seed)
+    rays = generator.uniform(-0.3, 0.3, (len(cameras), count, 3)) * [1, 1, 0] + [0, 0, 1]
+    seen = rays * (3 + rays[..., :1]) - cameras.translation[:, None]
+    world = np.einsum("vji,vnj->vni", cameras.rotation, seen).reshape(-1, 3)
+    return pack_compact(world.astype(np.float32), None, cameras, lambda view, pixels: np.zeros((len(pixels), 3), np.uint8))
+
+
+def decode_point_sections(reader: Reader, decoded: dict[int, str], reasons: dict[int, str]) -> None:
+    """A digest of the sparse points, or why they do not decode; they count as a view after the last one."""
+    number = len(reader.header.views)
+    try:
+        data = reader.section(TAG)
+        if data is not None:
+            points = unpack_compact(data, Pinholes.of_file(reader.header))
+            decoded[number] = hashlib.sha256(points.positions.tobytes() + points.view.tobytes()).hexdigest()
+    except BitstreamError as error:
+        reasons[number] = str(error)
 
 
 class RealCodec:
@@ -38,6 +64,7 @@ class RealCodec:
                 if view.inverse_depth is not None:
                     digest.update(view.inverse_depth.numpy().tobytes())
                 decoded[view.index] = digest.hexdigest()
+            decode_point_sections(reader, decoded, reasons)
         return decoded, reasons
 
 
@@ -57,7 +84,8 @@ def write_real_files(folder: Path, weights: Sequence[str]) -> list[Path]:
             scene = plane_scene(views, 40, 56)
             files.append(folder / f"real_{number}_{kind}.lmvic")
             tree = independent_views(views) if kind == "alone" else None
-            codec.encode(scene, files[-1], tree=tree, options=EncodeOptions(quality=20, effort=effort))
+            sections = {TAG: points_section(Pinholes.to_be_stored(scene.cameras), 60)}
+            codec.encode(scene, files[-1], tree=tree, options=EncodeOptions(quality=20, effort=effort), sections=sections)
     return files
 
 

@@ -134,7 +134,7 @@ class MultiViewScene:
         if not self.sparse_points.is_file():
             raise SceneError(
                 f"{self.sparse_points}: the scene's points are not there; put them back, remove ply_file_path from "
-                "transforms.json, or leave them out with --no-points"
+                "transforms.json, or leave them out with --points none"
             )
         return SparsePoints(*read_points(self.sparse_points))
 

@@ -337,6 +337,16 @@ def test_refusals_name_the_way_out_in_all_programs(name, copy, weights, tmp_path
         check_capture(copy)
 
 
+def test_a_few_metres_in_geographic_coordinates_are_not_one_place(copy):
+    def move(meta):
+        for frame in meta["frames"]:
+            for row, offset in enumerate((500_000.0, 4_500_000.0, 100.0)):
+                frame["transform_matrix"][row][3] += offset
+
+    edit(copy, move)
+    check_capture(copy)
+
+
 def test_all_cameras_in_one_place_are_refused_before_training(copy):
     check_capture(copy)
     edit(

@@ -16,7 +16,7 @@ from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.bitstream.writer import Writer
 from lmvic_ns.codec.multiview import EncodedView, MultiViewCodec, load_codec
 from lmvic_ns.errors import LmvicError
-from lmvic_ns.export.encoding import EncodedFile, encode_scene, finish, psnr_8bit, summary, verify_file
+from lmvic_ns.export.encoding import EncodedFile, encode_scene, finish, psnr_8bit, remarkable_views, summary, verify_file
 from lmvic_ns.export.options import CodingOptions
 from lmvic_ns.export.search import begun_level, hold_target
 from lmvic_ns.geometry.ordering import independent_views
@@ -120,6 +120,31 @@ def test_no_number_is_no_agreement(part, room, weights, tmp_path, monkeypatch):
         psnr_8bit(nothing, nothing)
 
 
+# --- views that came out badly -----------------------------------------------------------------------------------------
+
+
+def test_the_encoder_says_which_views_are_stored(room, weights, tmp_path):
+    scene, codec = MultiViewScene.from_dataset(room), load_codec(weights)
+    encoded = encode_scene(scene, tmp_path / "room.lmvic", FAST, codec)
+    with Reader(encoded.path) as reader:
+        assert [view.stored for view in encoded.views] == [reader.unit(v.index).image[0] & 0x0F == 2 for v in encoded.views]
+
+
+def test_views_that_came_out_badly_are_named(room, weights, tmp_path, capsys):
+    scene, codec = MultiViewScene.from_dataset(room), load_codec(weights)
+    encoded = encode_scene(scene, tmp_path / "room.lmvic", FAST, codec)
+    psnr = [40.0, 41.0, 31.0, 99.0]  # the last one is exact: it says nothing of what the others should have
+    views = [replace(view, psnr=p, stored=p == 99.0) for view, p in zip(encoded.views, psnr, strict=True)]
+    finish(replace(encoded, views=views), scene, codec, CodingOptions(verify=False), report=tmp_path / "report")
+    lines = capsys.readouterr().out.splitlines()
+    said = strict_json(tmp_path / "report" / "report.json")["remarks"]
+    assert said == remarkable_views(views) and len(said) == 2 and set(said) <= set(lines)
+    assert said[0].startswith("1 of 4 views stored") and views[3].name in said[0]
+    assert said[1].startswith("1 of 4 views 6 dB") and views[2].name in said[1]
+    many = [EncodedView(i, f"v{i}", -1, 0, 0, 99.0, True) for i in range(7)]
+    assert [line.endswith(" and 2 more") for line in remarkable_views(many)] == [True]
+
+
 # --- targets -----------------------------------------------------------------------------------------------------------
 
 
@@ -167,6 +192,10 @@ def test_levels_move_on_until_the_whole_file_meets_the_target(tmp_path):
     held = hold_target(encode_at, 10, CodingOptions(target_psnr=31.15))
     assert held.quality == 12 and not held.missed
     assert hold_target(encode_at, 10, CodingOptions()).quality == 10
+    (tmp_path / "kept.lmvic").touch()
+    (tmp_path / "x.lmvic").unlink()
+    (tmp_path / "x.lmvic").symlink_to(tmp_path / "kept.lmvic")  # a link as output stays one
+    assert hold_target(encode_at, 10, CodingOptions(target_bpp=1.0)).path.is_symlink()
     end = hold_target(encode_at, 63, CodingOptions(target_psnr=36.5))
     assert end.quality == 63 and "36.300 dB of 36.5 dB" in end.missed
 

@@ -53,8 +53,8 @@ def test_what_is_not_used_is_not_missed_and_what_is_named_is(room, weights, tmp_
     for depth in ("none", "stereo"):
         assert lmvic(monkeypatch, *command, "--depth", depth) == 2
         error = capsys.readouterr().err.strip()
-        assert "sparse_pc.ply: not found" in error and "--no-points" in error and "\n" not in error
-    assert lmvic(monkeypatch, *command, "--depth", "none", "--no-points") == 0
+        assert "sparse_pc.ply: not found" in error and "--points none" in error and "\n" not in error
+    assert lmvic(monkeypatch, *command, "--depth", "none", "--points", "none") == 0
     with pytest.raises(LmvicError, match=r"sparse_pc\.ply"):
         MultiViewScene.from_dataset(scene, depth=False).write_dataset(tmp_path / "copy")
     assert not (tmp_path / "copy").exists()

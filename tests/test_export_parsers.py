@@ -59,7 +59,7 @@ def test_poses_points_and_cameras_come_back(kind, tmp_path, monkeypatch):
         tmp_path / "export",
         write_weights(tmp_path / "small.safetensors"),
     )
-    options = ("--weights", weights, "--reference-structure", "none", "--verify", "False")
+    options = ("--weights", weights, "--reference-structure", "none", "--verify", "False", "--points", "exact")
     exported = run("exporter", "lmvic-codec", "--load-config", config, "--output-dir", out, *options)
     assert exported.returncode == 0, exported.stderr
     assert f"{len(scene.poses)} photographs (all)" in exported.stdout
@@ -115,8 +115,8 @@ def test_splits_and_full_size(tmp_path, monkeypatch, capsys):
     command = (*command, "--weights", write_weights(tmp_path / "small.safetensors"), "--no-verify")
     assert lmvic(monkeypatch, *command) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "sparse_pc.ply" in error and "--no-points" in error
-    assert lmvic(monkeypatch, *command, "--no-points") == 0
+    assert "sparse_pc.ply" in error and "--points none" in error
+    assert lmvic(monkeypatch, *command, "--points", "none") == 0
 
 
 MODELS = ("OPENCV_FISHEYE", "EQUIRECTANGULAR", "ORTHOPHOTO", "VR180_L", "OMNIDIRECTIONALSTEREO_R", "FISHEYE624")

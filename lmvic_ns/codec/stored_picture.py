@@ -23,6 +23,7 @@ _WEBP_SIDE = 16383
 _JPEG_SIDE = 65500
 _QUALITIES = (1, 2, 3, 4, 6, 8, 11, 15, 20, 27, 36, 47, 60, 73, 84, 92, 96, 98)
 _FEW_COLOURS = 512
+_MOST_PIXELS = 80_000_000  # Pillow takes larger files for an attack
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ def cheaper_picture(
         error: its mean squared error.
         size: its bytes.
     """
+    if image.shape[-1] * image.shape[-2] > _MOST_PIXELS:
+        return None
     values = (image[0].float().cpu() * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
     pixels = values.shape[0] * values.shape[1]
     picture = Image.fromarray(values)

@@ -45,7 +45,7 @@ def encode(config: EncodeConfig) -> int:
     files = dataset_inputs(config.dataset)
     inputs = (*files.all, *weights_inputs(config.weights))
     check_output(config.file, config.overwrite, inputs)
-    if config.points:
+    if config.points != "none":
         files.check_points()
     if files.masked:
         say(f"{config.dataset}: has {files.masked} masks, which are not coded: the whole pictures are")

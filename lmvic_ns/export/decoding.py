@@ -14,7 +14,7 @@ from lmvic_ns.export.dataset import DatasetFormat, DatasetWriter
 from lmvic_ns.export.encoding import pick_device
 from lmvic_ns.export.inspection import unfinished_line
 from lmvic_ns.export.options import weights_inputs
-from lmvic_ns.export.points import TAG, unpack_points
+from lmvic_ns.export.point_colours import FilePoints
 from lmvic_ns.export.terminal import progress
 from lmvic_ns.output import check_folder
 from lmvic_ns.picture_files import check_format_holds
@@ -91,26 +91,31 @@ def decode_file(
             check_format_holds(form.image, view.width, view.height, view.name)
         codec = codec_for_file(reader, weights, device)
         problems: dict[int, str] = {}
+        lost_points: dict[str, str] = {}
+        found: FilePoints | None = None
+        try:
+            found = FilePoints(reader)
+        except BitstreamError as error:
+            lost_points["sparse points"] = str(error)
         count = points = 0
         with DatasetWriter(folder, names, form, overwrite=overwrite, inputs=inputs) as writer:
             with progress("decoding", len(set(wanted))) as step:
                 for view in codec.decode(reader, wanted, workers=workers, problems=problems):
                     writer.add_view(view)
+                    if found is not None:
+                        found.add_view(view)
                     count += 1
                     step(view.name)
             if not count:
                 raise BitstreamError(f"{file}: no view can be decoded: {next(iter(problems.values()), 'none is wanted')}")
             lost = {names[view]: reason for view, reason in sorted(problems.items())}
-            found = [f"{problem}; what else the file held, such as points, is lost" for problem in reader.problems]
+            notes = [f"{problem}; what else the file held, such as points, is lost" for problem in reader.problems]
             if reader.unfinished:
                 lost = {name: reason for name, reason in lost.items() if reader.written(names.index(name))}
-                found = [f"unfinished: {unfinished_line(reader)}"]
-            try:
-                section = reader.section(TAG)
-                if section is not None:
-                    cloud = unpack_points(section)
-                    writer.add_points(cloud)
-                    points = len(cloud.positions)
-            except BitstreamError as error:
-                lost["sparse points"] = str(error)
-    return DecodedDataset(folder, count, points, lost, found)
+                notes = [f"unfinished: {unfinished_line(reader)}"]
+            lost |= lost_points
+            cloud = found.finish() if found is not None else None
+            if cloud is not None:
+                writer.add_points(cloud)
+                points = len(cloud.positions)
+    return DecodedDataset(folder, count, points, lost, notes)

@@ -27,13 +27,13 @@ from lmvic_ns.codec.multiview import (
 from lmvic_ns.codec.planning import translation_scale
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.export.options import CodingOptions
-from lmvic_ns.export.points import TAG, pack_points, scene_points, tidied
+from lmvic_ns.export.point_colours import point_sections
 from lmvic_ns.export.terminal import progress, say, size_text
 from lmvic_ns.geometry.ordering import ReferenceTree, greedy_chain, independent_views, pose_distance
 from lmvic_ns.output import check_file, writing
 from lmvic_ns.scene import MultiViewScene
 
-_FAR_WORSE, _NAMED = 6.0, 5
+_FAR_WORSE, _NAMED, _EXACT = 6.0, 5, 99.0
 VERIFY_TOLERANCE_DB = 0.02
 """Difference of PSNR that decoding may show: floats may differ in the last bits, and then a few pixels by one level."""
 
@@ -237,7 +237,6 @@ def encode_scene(
     check_view_sizes(scene)
     settings = options.settings(source)
     check_partial(path, settings, options.overwrite)
-    points = scene_points(scene) if options.points else None
     from lmvic_ns.export.search import begun_level, hold_target, search_quality
 
     codec = codec or load_codec(options.weights, pick_device(options.device))
@@ -246,7 +245,7 @@ def encode_scene(
     if options.target_bpp is not None or options.target_psnr is not None:
         quality, tries = search_quality(codec, scene, tree, options, path.parent)
         quality = begun_level(path, quality, options)
-    sections = {TAG: pack_points(tidied(points))} if points is not None else {}
+    sections = point_sections(scene, options.points)
     pixels = int((scene.cameras.height * scene.cameras.width).sum())
 
     def encode_at(level: int) -> EncodedFile:
@@ -370,7 +369,8 @@ def summary(encoded: EncodedFile) -> str:
 
 def remarkable_views(views: Sequence[EncodedView]) -> list[str]:
     """A line on views that are stored as ordinary pictures, and one on those that came out far worse than the mean."""
-    mean = sum(known_psnr(view) for view in views) / len(views)
+    inexact = [known_psnr(view) for view in views if known_psnr(view) < _EXACT] or [_EXACT]
+    mean = sum(inexact) / len(inexact)  # exact views would make all others look bad
     lines = []
     for what, found in (
         ("stored as ordinary pictures, which cost less than the networks", [view for view in views if view.stored]),

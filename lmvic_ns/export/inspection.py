@@ -20,7 +20,7 @@ class ByteSplit:
     Attributes:
         image: parts of the units that hold pictures.
         depth: parts of the units that hold depth.
-        points: the section of sparse points.
+        points: the section of sparse points, exact (PNTS) or compact (PNTC).
         sections: other sections.
         container: header (cameras, names, tree), fields of the units, checksums, index.
         total: the file.
@@ -39,7 +39,7 @@ def byte_split(reader: Reader) -> ByteSplit:
     sizes = [size for size in reader.sizes() if size is not None]
     image, depth = sum(size.image for size in sizes), sum(size.depth for size in sizes)
     sections = {tag: reader.section_bytes(tag) for tag in reader.sections() if tag != SETTINGS_TAG}
-    points = sections.pop("PNTS", 0)
+    points = sections.pop("PNTS", 0) + sections.pop("PNTC", 0)
     other = sum(sections.values())
     return ByteSplit(image, depth, points, other, reader.file_size - image - depth - points - other, reader.file_size)
 

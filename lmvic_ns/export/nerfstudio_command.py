@@ -59,7 +59,7 @@ def export(config: ExportConfig) -> int:
         inputs = (*given, *captured.inputs)
         check_output(file, config.overwrite, inputs)
         check_report(config.output_dir, config.overwrite, inputs)
-        if config.points:
+        if config.points != "none":
             scene_points(captured.scene)  # they may be missing or damaged: said before anything slow
         if not config.overwrite:
             check_partial(file, config.settings(captured.source), overwrite=False)

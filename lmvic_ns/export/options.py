@@ -14,6 +14,7 @@ from lmvic_ns.errors import LmvicError
 ReferenceStructure = Literal["tree", "chain", "none"]
 EffortName = Literal["fast", "medium", "slow", "slowest"]  # repeated from lmvic_ns.codec.effort, which imports torch
 DepthCoding = Literal["quadtree", "learned"]
+PointStorage = Literal["exact", "compact", "none"]
 LEVELS = 64  # repeated from lmvic_ns.codec.quality, which imports torch: `--help` must not
 
 if TYPE_CHECKING:
@@ -57,8 +58,9 @@ class CodingOptions:
     """Where the networks run: cpu, cuda, or auto."""
     workers: int = 1
     """Branches of the tree that are decoded at the same time when the file is checked."""
-    points: bool = True
-    """Put the scene's sparse points into the file, if it has any."""
+    points: PointStorage = "compact"
+    """The scene's sparse points: compact (about 2 bytes each, exact to a quarter of a pixel, colours from the pictures), exact
+    (as they are, in order), or none."""
     verify: bool = True
     """Decode the finished file and compare it with what the encoder saw."""
     resume: bool = False

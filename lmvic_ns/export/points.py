@@ -1,4 +1,4 @@
-"""The section `PNTS` of an `.lmvic` file: the scene's sparse points, for methods that start from them.
+"""The section `PNTS` of an `.lmvic` file: the scene's sparse points as they are (`--points exact`), in order.
 
 Layout, little-endian: uint32 number of points n; uint8 flags (1: there are colours; 2: positions are relative to an origin,
 three float64 that follow); then a zlib stream of n x 12 bytes of float32 x, y, z and, with colours, n x 3 bytes of red,
@@ -18,7 +18,7 @@ from lmvic_ns.ply import write_ply
 from lmvic_ns.points import SparsePoints
 from lmvic_ns.scene import MultiViewScene
 
-__all__ = ["SparsePoints", "pack_points", "scene_points", "tidied", "unpack_points", "write_ply"]
+__all__ = ["SparsePoints", "pack_points", "scene_points", "unpack_points", "write_ply"]
 
 TAG = "PNTS"
 MAX_POINTS = 50_000_000
@@ -37,7 +37,7 @@ def scene_points(scene: MultiViewScene) -> SparsePoints | None:
     if points is None or not len(points.positions):
         return None
     if len(points.positions) > MAX_POINTS:
-        raise SceneError(f"{len(points.positions)} sparse points are more than {MAX_POINTS}; use --no-points")
+        raise SceneError(f"{len(points.positions)} sparse points are more than {MAX_POINTS}; use --points none")
     return points
 
 
@@ -51,28 +51,6 @@ def check_points(scene: MultiViewScene) -> None:
         from lmvic_ns.ply import read_header
 
         read_header(scene.sparse_points)
-
-
-def tidied(points: SparsePoints) -> SparsePoints:
-    """Rounded to 1/8192 of the median distance from their middle, neighbours one after the other: 2/3 of the bytes.
-
-    Triangulated points are further off than that, and nothing depends on their order. Steps are powers of two, so that
-    rounded positions, or those of `far` points relative to one of them, are exact in float32.
-    """
-    positions = points.positions.astype(np.float64)
-    spread = float(np.median(np.linalg.norm(positions - np.median(positions, axis=0), axis=1)))
-    if spread > 0:
-        step = 2.0 ** np.floor(np.log2(spread / 8192))
-        positions = np.round(positions / step) * step
-    # order along a Morton curve through the ranks of x, y and z (distant points would squeeze a curve through space)
-    ranks = np.argsort(np.argsort(positions, axis=0, kind="stable"), axis=0, kind="stable") * 1023 // max(len(positions) - 1, 1)
-    code = np.zeros(len(positions), dtype=np.int64)
-    for bit in range(10):
-        for axis in range(3):
-            code |= ((ranks[:, axis] >> bit) & 1) << (3 * bit + axis)
-    order = np.argsort(code, kind="stable")
-    kept = positions if points.far else positions.astype(np.float32)
-    return SparsePoints(kept[order], None if points.colours is None else points.colours[order])
 
 
 def pack_points(points: SparsePoints) -> bytes:

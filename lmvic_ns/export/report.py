@@ -18,7 +18,7 @@ from PIL import Image
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.codec.multiview import DecodedView, MultiViewCodec
 from lmvic_ns.evaluation.metrics import ms_ssim, psnr
-from lmvic_ns.export.encoding import EncodedFile, psnr_8bit
+from lmvic_ns.export.encoding import EncodedFile, psnr_8bit, remarkable_views
 from lmvic_ns.export.inspection import byte_split
 from lmvic_ns.export.report_files import DATA, MARK, PAGE
 from lmvic_ns.export.report_pictures import ViewPictures, data_url, eight_bit, tree_svg, view_pictures
@@ -152,6 +152,7 @@ def report_data(encoded: EncodedFile, collected: Collector, files: Sequence[Path
             "equal_jpeg_psnr": min(float(np.mean(collected.equal_jpeg_psnr)), 99.0),
         },
         "search": encoded.tries,
+        "remarks": remarkable_views(encoded.views),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "views": [asdict(view) for view in views],
     }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lmvic_ns.bitstream.layout import PREAMBLE_BYTES, stored_header_bytes, unpack_preamble_and_header
+from lmvic_ns.bitstream.partial import finished_path, partial_path
 from lmvic_ns.codec.multiview import EncodedView, MultiViewCodec, depth_first
 from lmvic_ns.codec.quality import LEVELS
 from lmvic_ns.errors import BitstreamError, LmvicError
@@ -164,13 +165,14 @@ def hold_target(encode_at: Callable[[int], EncodedFile], level: int, options: Co
             return replace(encoded, missed=missed)
         encoded.tries.append(f"quality {level}: the whole file has {missed}: coding again at {following}")
         say("  " + encoded.tries[-1])
-        encoded.path.unlink()  # it is not what was asked for, and would be in the way of going on after an interruption
+        # it is not what was asked for, and would be in the way of going on after an interruption; a link to it stays
+        finished_path(encoded.path).unlink()
         level = following
 
 
 def begun_level(path: Path, level: int, options: CodingOptions) -> int:
     """The level to go on with: that of an interrupted run's file where `hold_target` had moved on from `level`."""
-    partial = path.with_name(path.name + ".partial")
+    partial = partial_path(path)
     if not partial.is_file():
         return level
     try:

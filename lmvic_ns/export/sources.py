@@ -95,7 +95,7 @@ class DatasetInputs:
         if self.points is not None and not self.points.is_file():
             raise SceneError(
                 f"{self.points}: not found; {self.file.name} names it as ply_file_path: put it back, take the key out, or "
-                "leave the points out with --no-points"
+                "leave the points out with --points none"
             )
 
     @property

@@ -31,7 +31,7 @@ from lmvic_ns.splat.source_views import colmap_points
 from lmvic_ns.transforms import check_exists, check_size, load_transforms, transforms_file
 
 _CAMERA_KEYS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
-_ONE_PLACE = 1e-12  # spread of the cameras against their distance from the origin: it is subtracted in float64
+_ONE_PLACE = 1e-6  # spread of the cameras against their distance from the origin, about what float32 tells apart
 _FAR = 1000.0  # extents from the origin: float32 keeps four digits of the extent then
 
 
@@ -209,6 +209,7 @@ def check_capture(path: Path) -> None:
         with open_picture(image, pixels=False) as picture:
             check_size(file, image, picture.size, (values["w"], values["h"]), is_rotated(picture))
     centres = np.array(places)
+    centres = centres - local_origin(centres)  # as the parser does before it rounds to float32
     spread = np.abs(centres - centres.mean(axis=0)).max()
     if spread <= _ONE_PLACE * max(np.abs(centres).max(), 1e-30):
         how_many = "there is one camera" if len(centres) == 1 else f"all {len(centres)} cameras are in one place"
