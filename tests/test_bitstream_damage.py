@@ -228,7 +228,7 @@ def test_a_newer_version_says_so(path: Path, header: FileHeader) -> None:
 def test_an_older_version_says_so(path: Path, header: FileHeader) -> None:
     body = pack_header(header)
     fields = layout.PREAMBLE.pack(layout.MAGIC, layout.MAJOR - 1, 0, 0, len(body), len(body))
-    with pytest.raises(BitstreamError, match="found version 3: decode the file with"):
+    with pytest.raises(BitstreamError, match="found version 4: decode the file with"):
         Reader(replaced(path, resealed(fields, body)))
 
 

@@ -63,11 +63,11 @@ def test_what_is_not_used_is_not_missed_and_what_is_named_is(room, weights, tmp_
 def test_a_damaged_section_costs_itself_alone(file, weights, tmp_path, monkeypatch, capsys):
     """A flipped bit in the points: `info` names them and shows the rest, `decode` writes the views."""
     data, damaged = bytearray(file.read_bytes()), tmp_path / "damaged.lmvic"
-    data[data.index(b"\xf5SECPNTS") + 100] ^= 1
+    data[data.index(b"\xf5SECPNTC") + 100] ^= 1
     damaged.write_bytes(data)
     assert lmvic(monkeypatch, "info", damaged) == 1
     text = " ".join(capsys.readouterr().out.split())
-    assert "section PNTS: damaged" in text and "sparse points" in text and "64 x 48" in text and "lost" not in text
+    assert "section PNTC: damaged" in text and "sparse points" in text and "64 x 48" in text and "lost" not in text
     assert lmvic(monkeypatch, "decode", damaged, tmp_path / "out", "--weights", weights) == 1
     assert "lost: sparse points" in capsys.readouterr().err and len(MultiViewScene.from_dataset(tmp_path / "out")) == 4
 
@@ -75,7 +75,7 @@ def test_a_damaged_section_costs_itself_alone(file, weights, tmp_path, monkeypat
 def test_a_file_that_was_cut_off_says_so(file, weights, tmp_path, monkeypatch, capsys):
     """Also where all views are whole: nobody knows what followed them."""
     data, cut = file.read_bytes(), tmp_path / "cut.lmvic"
-    cut.write_bytes(data[: data.index(b"\xf5SECPNTS")])
+    cut.write_bytes(data[: data.index(b"\xf5SECPNTC")])
     assert lmvic(monkeypatch, "decode", cut, tmp_path / "out", "--weights", weights) == 1
     streams = capsys.readouterr()
     assert "4 views;" in streams.out and "cut off" in streams.err and "such as points, is lost" in streams.err
@@ -138,7 +138,7 @@ def test_an_interrupted_encode_is_lost_to_nobody(room, file, weights, tmp_path, 
     assert lmvic(monkeypatch, *command, "--overwrite") == 0
     assert "beginning anew" in capsys.readouterr().out and not partial.exists()
     with Reader(path) as reader:
-        assert reader.verify() == [] and reader.sections() == ("PNTS",)
+        assert reader.verify() == [] and reader.sections() == ("PNTC",)
     # a file of somebody else that has the name
     path.unlink()
     partial.write_text("a short note")

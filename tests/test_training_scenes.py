@@ -134,7 +134,20 @@ def test_chain_loss_is_equation_9():
         depth = (out.inverse_depth - out.depth_target).square().flatten(1).mean(1)
         lambdas = lambda_of_level(batch.level)
         total += weights[n] * (lambdas * error + 3 * lambdas * depth) + (out.image_bits + out.depth_bits) / 64**2
-    torch.testing.assert_close(result.loss, (total / 4).mean())
+    # each view's term is tempered where it is beyond all measure, as those of an untrained codec are
+    assert float(result.loss) <= float((total / 4).mean())
+    gentle = ChainObjective(LossConfig(level_weight_power=0.0), lambda level: 0.01 * level + 0.01, lambda level: 0 * level, 64)
+    small = gentle(model, batch)
+    total, state = torch.zeros(2), None
+    for n in range(4):
+        image = batch.image[:, n].float() / 255
+        out = model.forward_view(image, batch.inverse_depth[:, n], batch.cameras[n], state, batch.level, None)
+        assert out.depth_bits is not None
+        state = out.state
+        error = (out.image - image).square().flatten(1).mean(1)
+        total += weights[n] * (0.01 * batch.level + 0.01) * error + (out.image_bits + out.depth_bits) / 64**2
+    assert float(total.max()) < 10
+    torch.testing.assert_close(small.loss, (total / 4).mean())
     result.loss.backward()
     assert model.reference.weight.grad is not None and model.reference.weight.grad.abs().sum() > 0
     assert result.samples == 8 and result.pixels == 8 * 64**2
@@ -270,7 +283,7 @@ def test_a_scene_with_depth_is_kept_as_a_dataset_and_loaded_again(tmp_path: Path
 
 
 def test_what_is_missing_is_named(tmp_path: Path):
-    with pytest.raises(SceneError, match=r"not a readable \.ply"):
+    with pytest.raises(SceneError, match="cannot read the seed points"):
         read_ply_points(tmp_path / "none.ply")
     with pytest.raises(SceneError, match="sparse points"):
         with_sfm_depth(plane_scene())

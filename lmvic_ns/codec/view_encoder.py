@@ -62,6 +62,13 @@ class CodedView:
         return self.mode.to_bytes() + middle + self.symbols
 
 
+_CLOSE = 1.03
+
+
+def _cost(view: CodedView) -> float:
+    return view.cost
+
+
 class ViewEncoder:
     """Codes one view in several ways; the cheapest is kept.
 
@@ -104,17 +111,20 @@ class ViewEncoder:
             if effort.illumination:
                 self._match_illumination(inverse_depth)
         coded = self._with_depth(inverse_depth, depth_level, effort)
+        candidates = [coded]
         if effort.alone and coded.mode.mode is Mode.PREDICTED:
             # a reference that does not pay is not used
-            alone = self._code_image(coded.depth, coded.state.inverse_depth, predicted=False)
-            coded = min(coded, alone, key=lambda view: view.cost)
+            candidates.append(self._code_image(coded.depth, coded.state.inverse_depth, predicted=False))
+        coded = min(candidates, key=_cost)
         if effort.loop_filter:
-            coded = self._with_loop_filter(coded)
+            # the filter may turn what is close
+            close = [view for view in candidates if view.cost <= _CLOSE * coded.cost]
+            coded = min((self._with_loop_filter(view) for view in close), key=_cost)
         if effort.latent is not None and effort.latent.steps and math.isfinite(coded.cost):
             fitted = self._with_fitted_latent(coded, effort.latent)
             if effort.loop_filter:
                 fitted = self._with_loop_filter(fitted)
-            coded = min(coded, fitted, key=lambda view: view.cost)
+            coded = min(coded, fitted, key=_cost)
         return self._or_stored(coded) if effort.stored else coded
 
     @cached_property
@@ -240,7 +250,7 @@ class ViewEncoder:
         if found is None:
             return plain
         state = replace(plain.state, image=apply_loop_filter(plain.state.image, found, self.level, warped))
-        return min(plain, self._priced(replace(plain, state=state, loop_filter=found)), key=lambda view: view.cost)
+        return min(plain, self._priced(replace(plain, state=state, loop_filter=found)), key=_cost)
 
     def _with_fitted_latent(self, plain: CodedView, refinement: LatentRefinement) -> CodedView:
         """A coded view with its latents fitted to the picture, given its loop filter, which it then lacks."""
