@@ -15,6 +15,7 @@ from lmvic_ns.bitstream import layout, limits, rans
 from lmvic_ns.bitstream.header import FileHeader
 from lmvic_ns.bitstream.tables import gaussian_tables
 from lmvic_ns.bitstream.writer import Writer
+from lmvic_ns.export.compact_points import MAX_POINTS, POINTS_A_BYTE, POINTS_A_PIXEL
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "file-format.md"
 
@@ -192,6 +193,7 @@ def test_the_document_names_the_limits_that_the_reader_has() -> None:
         "header, bytes": f"2^{limits.MAX_HEADER_BYTES.bit_length() - 1}, and {limits.MAX_DEFLATE_RATIO} times its stored size",
         "part of a unit, bytes": "16 a pixel and 4096",
         "sections": f"{limits.MAX_SECTIONS} of up to 2^{limits.MAX_SECTION_BYTES.bit_length() - 1} bytes",
+        "sparse points": f"{MAX_POINTS:,}; compact: {POINTS_A_PIXEL} a pixel of all views, {POINTS_A_BYTE} a byte",
         "symbols of one stream": f"2^{limits.MAX_SYMBOLS.bit_length() - 1}",
     }
     assert limits.max_part_bytes(10) == 160 + 4096
