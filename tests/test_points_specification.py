@@ -161,7 +161,7 @@ def read_by_the_document(data: bytes, cameras: Pinholes) -> list[tuple[int, list
         x = ((u + h) * width - cx) / fx * z - t[0]
         y = ((v + h) * width - cy) / fy * z - t[1]
         z = z - t[2]
-        points.append((view, [float(np.float32((r[0, j] * x + r[1, j] * y) + r[2, j] * z)) for j in range(3)]))
+        points.append((view, [float((r[0, j] * x + r[1, j] * y) + r[2, j] * z) for j in range(3)]))
     return points
 
 
