@@ -19,3 +19,31 @@ def data_root() -> Path:
     if not (root / "scenes").is_dir():
         pytest.skip(f"no real data at {root}; set LMVIC_DATA to a folder with photos/ and scenes/")
     return root
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a small untrained codec, in a file."""
+    from export_scenes import write_weights
+
+    return write_weights(tmp_path_factory.mktemp("weights") / "small.safetensors")
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small dataset with depth."""
+    from export_scenes import write_room
+
+    return write_room(tmp_path_factory.mktemp("room"))
+
+
+@pytest.fixture(scope="module")
+def file(room: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The room, coded with these weights."""
+    from lmvic_ns.export.encoding import encode_scene
+    from lmvic_ns.export.options import CodingOptions
+    from lmvic_ns.scene import MultiViewScene
+
+    path = tmp_path_factory.mktemp("file") / "room.lmvic"
+    encode_scene(MultiViewScene.from_dataset(room), path, CodingOptions(weights=str(weights), device="cpu"))
+    return path

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from export_scenes import ROOM, lmvic, write_room, write_weights
+from export_scenes import ROOM, lmvic
 from PIL import Image
 
 from lmvic_ns.bitstream.header import FileHeader
@@ -28,16 +28,6 @@ from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.splat.dataparser import check_capture
 
 PACKAGE = Path(__file__).resolve().parent.parent / "lmvic_ns"
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_weights(tmp_path_factory.mktemp("weights") / "small.safetensors")
-
-
-@pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_room(tmp_path_factory.mktemp("room"))
 
 
 @pytest.fixture

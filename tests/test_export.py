@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from export_scenes import ROOM, entries, lmvic, write_room, write_weights
+from export_scenes import ROOM, entries, lmvic, write_weights
 from PIL import Image
 
 from lmvic_ns.bitstream.reader import Reader
@@ -25,24 +25,6 @@ from lmvic_ns.export.report import jpeg_as_good
 from lmvic_ns.export.search import bisect_levels
 from lmvic_ns.ply import read_points
 from lmvic_ns.scene import MultiViewScene
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_weights(tmp_path_factory.mktemp("weights") / "small.safetensors")
-
-
-@pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_room(tmp_path_factory.mktemp("room"))
-
-
-@pytest.fixture(scope="module")
-def file(room: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("file") / "room.lmvic"
-    encode_scene(MultiViewScene.from_dataset(room), path, CodingOptions(weights=str(weights), device="cpu"))
-    return path
-
 
 # --- there and back ---------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from export_scenes import ROOM, entries, lmvic, write_room, write_weights
+from export_scenes import ROOM, entries, lmvic
 
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.bitstream.writer import Writer
@@ -23,16 +23,6 @@ from lmvic_ns.geometry.ordering import independent_views
 from lmvic_ns.scene import MultiViewScene
 
 FAST = CodingOptions(effort="fast")
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_weights(tmp_path_factory.mktemp("weights") / "small.safetensors")
-
-
-@pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_room(tmp_path_factory.mktemp("room"))
 
 
 def strict_json(file: Path) -> Any:

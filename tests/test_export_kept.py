@@ -4,36 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
-from export_scenes import lmvic, write_room, write_weights
+from export_scenes import lmvic, write_weights
 from PIL import Image
 
 from lmvic_ns.bitstream.partial import read_partial
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.bitstream.writer import Writer
 from lmvic_ns.errors import LmvicError
-from lmvic_ns.export.encoding import encode_scene
-from lmvic_ns.export.options import CodingOptions
 from lmvic_ns.scene import MultiViewScene
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_weights(tmp_path_factory.mktemp("weights") / "small.safetensors")
-
-
-@pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_room(tmp_path_factory.mktemp("room"))
-
-
-@pytest.fixture(scope="module")
-def file(room: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("file") / "room.lmvic"
-    encode_scene(MultiViewScene.from_dataset(room), path, CodingOptions(weights=str(weights), device="cpu"))
-    return path
 
 
 def test_what_is_not_used_is_not_missed_and_what_is_named_is(room, weights, tmp_path, monkeypatch, capsys):

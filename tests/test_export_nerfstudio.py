@@ -12,7 +12,7 @@ from typing import Annotated, Any, Union
 
 import pytest
 import tyro
-from export_scenes import entries, lmvic, write_room, write_weights
+from export_scenes import entries, lmvic, write_room
 
 from lmvic_ns.codec.multiview import load_codec
 from lmvic_ns.demo.scene import DemoSceneConfig
@@ -82,11 +82,6 @@ def test_nothing_happens_in_other_programs(monkeypatch):
     monkeypatch.setitem(sys.modules, hook.EXPORTER, strange)
     assert not hook.install() and not hasattr(strange, "tyro")
     assert sys.modules["tyro"] is tyro
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_weights(tmp_path_factory.mktemp("weights") / "small.safetensors")
 
 
 @pytest.fixture(scope="module")

@@ -8,18 +8,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from export_scenes import entries, lmvic, write_room, write_weights
+from export_scenes import entries, lmvic, write_room
 
 from lmvic_ns.errors import LmvicError, SceneError
 from lmvic_ns.export.encoding import encode_scene
 from lmvic_ns.export.options import CodingOptions
 from lmvic_ns.output import FolderOutput, check_apart, files_below, read_list
 from lmvic_ns.scene import MultiViewScene
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_weights(tmp_path_factory.mktemp("weights") / "small.safetensors")
 
 
 @pytest.fixture(scope="module")

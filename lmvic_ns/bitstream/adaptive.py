@@ -15,7 +15,7 @@ from jaxtyping import Int
 
 from lmvic_ns.bitstream.compiled import CompiledLoop
 from lmvic_ns.bitstream.limits import MAX_SYMBOLS
-from lmvic_ns.bitstream.rans import INITIAL_STATE, LOWER_BOUND
+from lmvic_ns.bitstream.rans import INITIAL_STATE, check_end, open_stream, stream_bytes
 from lmvic_ns.errors import BitstreamError
 
 EVEN = 1 << 21  # probability of a 0, in 1 / 2^22
@@ -162,10 +162,7 @@ class AdaptiveEncoder:
             scratch = np.empty(bits.size, dtype=np.uint16)  # at most a word a bit
             state, count = _push(bits, chances, state, scratch)
             written.append(scratch[:count][::-1].astype("<u2").tobytes())
-        state = int(state)
-        if state == INITIAL_STATE:
-            return b""
-        return state.to_bytes((state.bit_length() + 7) // 8, "little") + b"".join(reversed(written))
+        return stream_bytes(int(state), written)
 
 
 class AdaptiveDecoder:
@@ -182,12 +179,7 @@ class AdaptiveDecoder:
 
     def __init__(self, data: bytes, contexts: Contexts, *, name: str = "stream") -> None:
         self.contexts, self._name = contexts, name
-        size = len(data)
-        head = size if size < 7 else 6 - size % 2
-        self._state = int.from_bytes(data[:head], "little") if size else INITIAL_STATE
-        if size and (data[head - 1] == 0 or (size >= 7 and self._state < LOWER_BOUND) or self._state == INITIAL_STATE):
-            raise BitstreamError(f"{name}: expected an entropy coder's state in the first {head} bytes, found none")
-        self._words = np.frombuffer(data[head:], dtype="<u2").astype(np.uint16)
+        self._state, self._words = open_stream(data, name)
         self._position = self._count = 0
 
     def code(self, symbols: Int[np.ndarray, "n"] | None, bases: Int[np.ndarray, "n width"]) -> Int[np.ndarray, "n"]:
@@ -217,9 +209,4 @@ class AdaptiveDecoder:
         Raises:
             BitstreamError: words are left over or the state is not the one that encoding began with.
         """
-        left = self._words.size - self._position
-        if left or self._state != INITIAL_STATE:
-            raise BitstreamError(
-                f"{self._name}: damaged: after {self._count} symbols expected the coder's initial state "
-                f"and no words left, found state {self._state} and {left} words"
-            )
+        check_end(self._state, self._words.size - self._position, self._count, self._name)

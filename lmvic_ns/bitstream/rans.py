@@ -142,9 +142,7 @@ class Encoder:
                     raise ValueError("symbols: a certain table codes its own symbol only")
                 written.append(scratch[:count][::-1].astype("<u2").tobytes())
         state = int(state)
-        if state == INITIAL_STATE:  # nothing but certain symbols
-            return b""
-        return state.to_bytes((state.bit_length() + 7) // 8, "little") + b"".join(reversed(written))
+        return stream_bytes(state, written)
 
 
 class Decoder:
@@ -161,12 +159,7 @@ class Decoder:
 
     def __init__(self, data: bytes, tables: CdfTables, *, name: str = "stream") -> None:
         self._tables, self._name = tables, name
-        size = len(data)
-        head = size if size < 7 else 6 - size % 2
-        self._state = int.from_bytes(data[:head], "little") if size else INITIAL_STATE
-        if size and (data[head - 1] == 0 or (size >= 7 and self._state < LOWER_BOUND) or self._state == INITIAL_STATE):
-            raise BitstreamError(f"{name}: expected an entropy coder's state in the first {head} bytes, found none")
-        self._words = np.frombuffer(data[head:], dtype="<u2").astype(np.uint16)  # aligned, native
+        self._state, self._words = open_stream(data, name)
         self._position = 0
         self._count = 0
 
@@ -199,12 +192,41 @@ class Decoder:
             BitstreamError: words are left over or the state is not the one that encoding began with (damage, or indexes
                 that differ from the encoder's).
         """
-        left = self._words.size - self._position
-        if left or self._state != INITIAL_STATE:
-            raise BitstreamError(
-                f"{self._name}: damaged: after {self._count} symbols expected the coder's initial state "
-                f"and no words left, found state {self._state} and {left} words"
-            )
+        check_end(self._state, self._words.size - self._position, self._count, self._name)
+
+
+def stream_bytes(state: int, written: list[bytes]) -> bytes:
+    """A stream: the coder's last state, then the words of its blocks, the block that was coded last first."""
+    if state == INITIAL_STATE:  # nothing but certain symbols
+        return b""
+    return state.to_bytes((state.bit_length() + 7) // 8, "little") + b"".join(reversed(written))
+
+
+def open_stream(data: bytes, name: str) -> tuple[int, np.ndarray]:
+    """State and words (uint16) that a stream begins with.
+
+    Raises:
+        BitstreamError: its first bytes are no state of a coder.
+    """
+    size = len(data)
+    head = size if size < 7 else 6 - size % 2
+    state = int.from_bytes(data[:head], "little") if size else INITIAL_STATE
+    if size and (data[head - 1] == 0 or (size >= 7 and state < LOWER_BOUND) or state == INITIAL_STATE):
+        raise BitstreamError(f"{name}: expected an entropy coder's state in the first {head} bytes, found none")
+    return state, np.frombuffer(data[head:], dtype="<u2").astype(np.uint16)  # aligned, native
+
+
+def check_end(state: int, left: int, count: int, name: str) -> None:
+    """Check that a stream was read to its very end, with `left` words to go after `count` symbols.
+
+    Raises:
+        BitstreamError: it was not.
+    """
+    if left or state != INITIAL_STATE:
+        raise BitstreamError(
+            f"{name}: damaged: after {count} symbols expected the coder's initial state "
+            f"and no words left, found state {state} and {left} words"
+        )
 
 
 def encode(symbols: np.ndarray, indexes: np.ndarray, tables: CdfTables) -> bytes:

@@ -114,7 +114,11 @@ class ImageCodec(nn.Module):
         super().__init__()
         self.config = config
         c, m = config.features, config.latent
-        half_e, half_d = config.encoder_blocks // 2, config.decoder_blocks // 2  # the names of published weights
+        # halves, because formats 1 to 4 fused the reference between them: weights keep these names
+        half_e, half_d = (
+            config.encoder_blocks // 2,
+            config.decoder_blocks // 2,
+        )
         self.analysis_in = nn.Conv2d(3 * PATCH**2, c, 1)
         self.analysis_level = LevelModulation(c)
         self.analysis_first = nn.Sequential(*[DepthwiseBlock(c) for _ in range(half_e)])

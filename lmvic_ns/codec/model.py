@@ -40,7 +40,7 @@ class Ablation:
     Attributes:
         cross_view: use the reference at all.
         alignment: warp the reference by the disparity (off: its features are taken where they lie).
-        masks: tell the networks where the correspondence holds (off: everywhere).
+        masks: predict only where points fall into the reference's frame (off: everywhere).
         depth_prediction: predict depth from the reference's.
     """
 
@@ -60,7 +60,7 @@ class ModelConfig:
 
 
 class MultiViewModel(nn.Module):
-    """Image and depth codec with context transfer; one set of weights for all quality levels.
+    """Codec of depth and of images as differences from their reference; one set of weights for all quality levels.
 
     Inverse depth is normalised: scene units times the scene's `depth_scale`, so that it lies in 0..1 and 0 is infinity.
     Cameras are given in units in which depth is 1 / normalised inverse depth (their translations are multiplied
