@@ -12,6 +12,7 @@ from lmvic_ns.errors import SceneError
 from lmvic_ns.export.options import ReferenceStructure
 from lmvic_ns.export.points import check_points
 from lmvic_ns.export.terminal import progress, say
+from lmvic_ns.output import checksum
 from lmvic_ns.scene import MultiViewScene
 
 DepthSource = Literal["auto", "files", "stereo", "none"]
@@ -104,12 +105,18 @@ class DatasetInputs:
         return (self.file.parent, self.file, *self.pictures, *self.others)
 
     def fingerprint(self) -> str:
-        """Stands for their contents: names, sizes and times of all files, and all of transforms.json."""
+        """Stands for their contents: names and bytes of all files, and all of transforms.json. Copies have the same.
+
+        Raises:
+            SceneError: a file cannot be read.
+        """
         found = hashlib.blake2b(self.file.read_bytes(), digest_size=16)
         for path in (*self.pictures, *self.others):
-            status = path.stat() if path.is_file() else None
-            facts = (status.st_size, status.st_mtime_ns) if status is not None else ()
-            found.update(repr((os.path.relpath(path, self.file.parent), facts)).encode())
+            try:
+                content = checksum(path) if path.is_file() else ""
+            except OSError as error:
+                raise SceneError(f"cannot read {path}: {error.strerror or error}") from error
+            found.update(repr((os.path.relpath(path, self.file.parent), content)).encode())
         return found.hexdigest()
 
 
