@@ -51,6 +51,7 @@ from lmvic_ns.bitstream.writer import Writer
 from lmvic_ns.errors import BitstreamError, WeightsError
 from lmvic_ns.export.compact_points import TAG
 from lmvic_ns.export.point_grid import Pinholes
+from lmvic_ns.output import check_new, write_whole
 
 TIME_LIMIT = 10.0  # processor seconds a case; a machine that is busy with other work makes no hang
 WAIT_LIMIT = 300.0  # seconds a case, so that one that waits for something forever is found as well
@@ -362,6 +363,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
     parser.add_argument("--json", type=Path, help="write all failures and the counts here")
     arguments = parser.parse_args()
+    if arguments.json:
+        check_new(arguments.json, inputs=arguments.codec or ())
     with tempfile.TemporaryDirectory() as folder:
         files = arguments.codec or []
         if files == [Path("made")]:
@@ -384,7 +387,7 @@ def main() -> None:
         print(f"case {number} ({result.mutation}): {result.failure}")
     if arguments.json:
         report = {"cases": len(results), "failures": [{"case": n, **asdict(r)} for n, r in failures]}
-        arguments.json.write_text(json.dumps(report, indent=2))
+        write_whole(arguments.json, json.dumps(report, indent=2))
     raise SystemExit(1 if failures else 0)
 
 

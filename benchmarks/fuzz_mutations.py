@@ -242,7 +242,7 @@ def payloads(parts: FileParts, rng: np.random.Generator) -> Mutated:
     broken = list(parts.parts(view))
     for part in {int(rng.integers(2)), int(rng.integers(2))}:
         broken[part] = _broken_payload(broken[part], rng)
-    unit = layout.pack_unit_head(view, *broken, parts.binding) + broken[0] + broken[1]
+    unit = layout.pack_unit_head(view, broken[0], broken[1], parts.binding) + broken[0] + broken[1]
     blocks = [(entry, unit if entry == view + 1 else data) for entry, data in _blocks(parts)]
     return Mutated(_assemble(parts.front, blocks), hostile=True, untouched=parts.untouched_by(view))
 

@@ -110,6 +110,17 @@ def check_file(
         tempfile.TemporaryFile(prefix=".lmvic-", dir=place.parent).close()
 
 
+def check_new(path: Path, *, inputs: Iterable[Path] = ()) -> None:
+    """Refuse early a file that is there already, or that `check_file` refuses.
+
+    Raises:
+        LmvicError: what is in the way, and what to do.
+    """
+    if settled(path).exists():
+        raise SceneError(f"{path}: exists already; choose another name, or move it away")
+    check_file(path, inputs=inputs, ours=lambda _: False, kind="new")
+
+
 def check_folder(folder: Path, *, inputs: Iterable[Path] = (), overwrite: bool = False) -> None:
     """Refuse early a folder that cannot be filled: it is, holds or lies among inputs, or holds what is not ours.
 
@@ -145,41 +156,63 @@ def check_folder(folder: Path, *, inputs: Iterable[Path] = (), overwrite: bool =
     check_unchanged(folder, listed)
 
 
-def read_list(folder: Path) -> dict[str, str] | None:
+def read_list(folder: Path, name: str = LIST_NAME) -> dict[str, str] | None:
     """Checksum by name of the files that this program wrote into a folder; None if it has no such list.
+
+    Args:
+        folder: where they are.
+        name: of the list.
 
     Raises:
         SceneError: the list is damaged, or names files outside of the folder.
     """
-    file = folder / LIST_NAME
+    file = folder / name
     if not file.is_file():
         return None
     try:
         listed = json.loads(file.read_text(encoding="utf-8"))["files"]
-        for name in listed:
-            parts = PurePosixPath(name).parts
-            if not parts or PurePosixPath(name).is_absolute() or ".." in parts:
-                raise ValueError(name)
-        return {str(name): str(checksum) for name, checksum in listed.items()}
+        for entry in listed:
+            parts = PurePosixPath(entry).parts
+            if not parts or PurePosixPath(entry).is_absolute() or ".." in parts:
+                raise ValueError(entry)
+        return {str(entry): str(checksum) for entry, checksum in listed.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         raise SceneError(f"{file}: is damaged: remove by hand what you do not need, or choose another folder") from None
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file in one step: a reader, or a failure on the way, never sees half of it. Links are followed."""
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A place to write a file at: it gets its name when all is there, so nobody, and no failure, sees half of it.
+
+    Links are followed, and the folder is made. What may be replaced is for `check_file` to say, before.
+
+    Yields:
+        A path beside it, with the same suffix, at which nothing is yet.
+
+    Raises:
+        LmvicError: the disk is full, the folder is not writable, ...
+    """
     place = settled(path)
     partial = place.with_name(f"{STAGING_PREFIX}{os.getpid()}-{place.name}")
-    try:
+    with writing(path):
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            os.replace(partial, place)
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file in one step, see `whole_file`."""
+    with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
-        os.replace(partial, place)
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
-def write_list(folder: Path, listed: dict[str, str]) -> None:
+def write_list(folder: Path, listed: dict[str, str], name: str = LIST_NAME) -> None:
     """Put the list of files into a folder, in one step."""
-    write_whole(folder / LIST_NAME, json.dumps({"files": dict(sorted(listed.items()))}, indent=1))
+    write_whole(folder / name, json.dumps({"files": dict(sorted(listed.items()))}, indent=1))
 
 
 def check_unchanged(folder: Path, listed: dict[str, str]) -> None:
@@ -262,9 +295,9 @@ class FolderOutput:
         try:
             with writing(folder):
                 self._place.mkdir(parents=True, exist_ok=True)
-                _remove_abandoned(self._place)
+                remove_abandoned(self._place)
                 self.staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=self._place))
-                self._held = _held(self.staging)
+                self._held = held(self.staging)
         except BaseException:
             self._remove_made()
             raise
@@ -343,7 +376,7 @@ class FolderOutput:
                 path.rmdir()
 
 
-def _held(folder: Path) -> int | None:
+def held(folder: Path) -> int | None:
     """A descriptor that locks a folder until it is closed or its process ends; None if another process holds it, or the
     system has no such locks.
     """
@@ -361,10 +394,10 @@ def _held(folder: Path) -> int | None:
         return None
 
 
-def _remove_abandoned(place: Path) -> None:
+def remove_abandoned(place: Path) -> None:
     """Remove what killed runs have left behind in a folder."""
     for path in place.glob(STAGING_PREFIX + "*"):
-        descriptor = _held(path) if path.is_dir() and not path.is_symlink() else None
+        descriptor = held(path) if path.is_dir() and not path.is_symlink() else None
         if descriptor is not None:
             shutil.rmtree(path, ignore_errors=True)
             os.close(descriptor)

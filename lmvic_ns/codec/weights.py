@@ -19,6 +19,7 @@ from lmvic_ns.codec.layers import LevelVector
 from lmvic_ns.codec.model import ModelConfig, MultiViewModel
 from lmvic_ns.codec.presets import config_from_dict
 from lmvic_ns.errors import WeightsError
+from lmvic_ns.output import whole_file
 
 FORMAT = "lmvic-weights-2"
 PAPER_FORMAT = "lmvic-paper-weights-1"
@@ -77,12 +78,14 @@ def serialize(model: MultiViewModel, metadata: Mapping[str, str] | None = None, 
 
 
 def save_weights(model: MultiViewModel, path: Path, metadata: Mapping[str, str] | None = None, *, half: bool = True) -> None:
-    """Writes a weights file; see `serialize`."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(serialize(model, metadata, half=half))
-    partial.replace(path)
+    """Writes a weights file in one step; see `serialize`.
+
+    Raises:
+        LmvicError: it cannot be written.
+    """
+    data = serialize(model, metadata, half=half)
+    with whole_file(Path(path)) as partial:
+        partial.write_bytes(data)
 
 
 def deserialize(data: bytes, origin: str) -> Weights:
