@@ -55,6 +55,8 @@ def settled(path: Path) -> Path:
         raise SceneError(f"{path}: is a link that leads in a circle; choose another place") from None
     except OSError as error:
         raise SceneError(f"{path}: cannot be used: {error.strerror or error}; choose another place") from None
+    except ValueError as error:
+        raise SceneError(f"{str(path)!r}: cannot be used: {error}; choose another place") from None
     if dangling:
         raise SceneError(f"{path}: is a link to {place}, which is not there; choose another place")
     return place
@@ -73,13 +75,20 @@ def check_apart(output: Path, inputs: Iterable[Path]) -> None:
     place = settled(output)
     exists = place.exists()
     for given in inputs:
-        source = Path(os.path.realpath(given))
+        source = _real(given)
         if place == source or (exists and source.exists() and place.samefile(source)):
             raise SceneError(f"{output}: is what this command reads; choose another place for the result")
         if place in source.parents:
             raise SceneError(f"{output}: holds {given}, which this command reads; choose another place for the result")
         if source in place.parents and source.is_dir():
             raise SceneError(f"{output}: lies inside {given}, which this command reads; choose a place outside of it")
+
+
+def _real(given: Path) -> Path:
+    try:
+        return Path(os.path.realpath(given))
+    except (OSError, ValueError) as error:  # ValueError: what no path can hold
+        raise SceneError(f"{str(given)!r}: cannot be used as a path: {error}") from None
 
 
 def check_file(

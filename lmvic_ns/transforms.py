@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from lmvic_ns.errors import SceneError
 
+_PATHS = {"file_path", "depth_file_path", "mask_path", "ply_file_path"}
 _BLENDER = (
     "this is a scene of Blender's kind, not of nerfstudio's: train on it with "
     "`ns-train lmvic-splat --data FOLDER blender-data`, then `lmvic export`"
@@ -48,7 +50,18 @@ def load_transforms(path: Path) -> dict[str, Any]:
         raise SceneError(f"{file}: no frames; a nerfstudio dataset lists its views under 'frames'")
     if not all(isinstance(r.get("file_path"), str) and r["file_path"] for r in records):
         raise SceneError(f"{file}: a frame has no file_path")
+    for named in (meta, *records):
+        for key in _PATHS & named.keys():
+            if isinstance(named[key], str) and not _can_be_a_path(named[key]):
+                raise SceneError(f"{file}: {key} {named[key]!r} holds what no path can hold; correct it")
     return meta
+
+
+def _can_be_a_path(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
 
 
 def check_exists(file: Path, relative: str, what: str = "image") -> None:

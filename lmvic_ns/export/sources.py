@@ -13,6 +13,7 @@ from lmvic_ns.export.options import ReferenceStructure
 from lmvic_ns.export.points import check_points
 from lmvic_ns.export.terminal import progress, say
 from lmvic_ns.output import checksum
+from lmvic_ns.picture_files import open_picture
 from lmvic_ns.scene import MultiViewScene
 
 DepthSource = Literal["auto", "files", "stereo", "none"]
@@ -42,6 +43,10 @@ def dataset_scene(
         say(f"{folder}: {len(scene)} views without depth: each stands alone")
         return scene.with_inverse_depth(None)
     if depth in ("auto", "files") and scene.has_depth:
+        if not any(bool((scene.inverse_depth(view)[::8, ::8] > 0).any()) for view in range(len(scene))):
+            raise SceneError(
+                f"{folder}: its depth files know no depth (all is 0 or infinite); use --depth stereo or --depth none"
+            )
         say(f"{folder}: {len(scene)} views with depth from its files")
         return scene
     if len(scene) == 1:
@@ -81,6 +86,27 @@ class DatasetInputs:
     depths: tuple[Path, ...]
     points: Path | None
     masked: int = 0
+
+    def remarks(self) -> list[str]:
+        """A line on each thing about the pictures that is not coded, for people.
+
+        Raises:
+            SceneError: a picture cannot be read.
+        """
+        profiles, several = [], []
+        for path in self.pictures:
+            if path.is_file():
+                with open_picture(path, pixels=False) as picture:
+                    profile = picture.info.get("icc_profile") or b"sRGB"
+                    profiles += [] if any("sRGB".encode(code) in profile for code in ("ascii", "utf-16-be")) else [path]
+                    several += [path] if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO" else []
+        lines = [f"has {self.masked} masks, which are not coded: the whole pictures are"] if self.masked else []
+        for found, what in (
+            (profiles, "pictures with a colour profile other than sRGB, which is not kept: their values are coded as they are"),
+            (several, "pictures that are animations or have several pages: the first is coded"),
+        ):
+            lines += [f"has {len(found)} {what} ({found[0].name}{', ...' if len(found) > 1 else ''})"] if found else []
+        return lines
 
     @property
     def others(self) -> tuple[Path, ...]:
