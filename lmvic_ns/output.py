@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -84,6 +85,20 @@ def check_apart(output: Path, inputs: Iterable[Path]) -> None:
             raise SceneError(f"{output}: lies inside {given}, which this command reads; choose a place outside of it")
 
 
+def check_plain(path: Path) -> None:
+    """Refuse a device, a pipe or a socket as output: renaming a file to its name would remove it (also /dev/null).
+
+    Raises:
+        SceneError: it is one.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise SceneError(f"{path}: is a device or a pipe, not a file; give the name of a file")
+
+
 def _real(given: Path) -> Path:
     try:
         return Path(os.path.realpath(given))
@@ -110,6 +125,7 @@ def check_file(
     check_apart(path, inputs)
     if place.is_dir():
         raise SceneError(f"{path}: is a folder; give the name of a file, such as {path / 'scene.lmvic'}")
+    check_plain(path)
     if place.exists() and not overwrite:
         raise SceneError(f"{path}: exists already; choose another name, or replace it with --overwrite")
     with writing(path):
@@ -202,6 +218,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         LmvicError: the disk is full, the folder is not writable, ...
     """
     place = settled(path)
+    check_plain(path)
     partial = place.with_name(f"{STAGING_PREFIX}{os.getpid()}-{place.name}")
     with writing(path):
         try:

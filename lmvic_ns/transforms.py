@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,10 @@ def load_transforms(path: Path) -> dict[str, Any]:
     for named in (meta, *records):
         for key in _PATHS & named.keys():
             if isinstance(named[key], str) and not _can_be_a_path(named[key]):
-                raise SceneError(f"{file}: {key} {named[key]!r} holds what no path can hold; correct it")
+                hint = "correct it"
+                if "\0" not in named[key] and named[key].isprintable():
+                    hint = f"this terminal's encoding, {sys.getfilesystemencoding()}, lacks it: set LC_ALL=C.UTF-8"
+                raise SceneError(f"{file}: {key} {named[key]!r} holds what no path can hold; {hint}")
     return meta
 
 

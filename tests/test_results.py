@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from bitstream_files import scene
 from PIL import Image
 from safetensors.torch import save_file
 
-from lmvic_ns.errors import LmvicError
-from lmvic_ns.output import whole_file
+from lmvic_ns.bitstream.header import FileHeader
+from lmvic_ns.bitstream.reader import Reader
+from lmvic_ns.bitstream.writer import Writer
+from lmvic_ns.errors import BitstreamError, LmvicError
+from lmvic_ns.output import check_file, whole_file
 from lmvic_ns.results import RESULTS_LIST, ResultsOutput
 from lmvic_ns.training import TrainingError
 from lmvic_ns.training.commands import TrainPackConfig, train_pack
@@ -158,3 +165,45 @@ def test_a_pack_replaces_a_pack_only_when_told_and_names_damaged_pictures(tmp_pa
         archive.writestr("photos/0.jpg", b"no picture")
     with pytest.raises(LmvicError, match=r"b\.lmvicpack: photos/0\.jpg: cannot be read as an image"):
         Pack(tmp_path / "b.lmvicpack").photos()
+
+
+def test_devices_and_pipes_are_no_outputs(tmp_path: Path) -> None:
+    """A file was renamed to the name of the device, which was gone then: for root, /dev/null of the whole machine."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    header = FileHeader.build(**scene())
+    for path in (pipe, link):
+        for attempt in (
+            lambda path=path: check_file(path, overwrite=True, ours=lambda _: True, kind="ours"),
+            lambda path=path: whole_file(path).__enter__(),
+            lambda path=path: Writer(path, header),
+        ):
+            with pytest.raises(LmvicError, match="is a device or a pipe"):
+                attempt()
+    assert pipe.is_fifo() and sorted(p.name for p in tmp_path.iterdir()) == ["link", "pipe"]
+
+
+def test_a_pipe_is_no_input_either(tmp_path: Path) -> None:
+    """Opening one waits forever."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BitstreamError, match="is a device or a pipe; save it to a file first"):
+        Reader(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+def test_every_signal_that_ends_a_program_leaves_nothing_half(name: str, status: int, tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys, time; from pathlib import Path; from lmvic_ns.endings import run_cleanly\n"
+        "from lmvic_ns.results import ResultsOutput\n"
+        "def call():\n"
+        "    with ResultsOutput(Path(sys.argv[1])) as output:\n"
+        "        (output.staging / 'half').touch(); os.kill(os.getpid(), getattr(signal, sys.argv[2])); time.sleep(20)\n"
+        "sys.exit(run_cleanly('lmvic', call))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "out", name], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (status, "lmvic: interrupted\n") and list(tmp_path.iterdir()) == []
+    ignored = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n{code.replace('time.sleep(20)', 'pass')}"
+    if name == "SIGHUP":  # as below nohup
+        assert subprocess.run([sys.executable, "-c", ignored, tmp_path / "out", name]).returncode == 0
+        assert (tmp_path / "out" / "half").exists()

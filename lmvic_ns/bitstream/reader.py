@@ -70,6 +70,8 @@ class Reader:
         self.problems: list[str] = []
         self._lock = threading.Lock()
         try:
+            if self.path.exists() and not self.path.is_file() and not self.path.is_dir():
+                raise BitstreamError(f"cannot read {self.path}: is a device or a pipe; save it to a file first")
             self._file: BinaryIO = open(self.path, "rb")  # noqa: SIM115
         except OSError as error:
             raise BitstreamError(f"cannot read {self.path}: {error.strerror or error}") from error

@@ -30,6 +30,7 @@ from lmvic_ns.bitstream.layout import (
 from lmvic_ns.bitstream.partial import SETTINGS_TAG, finished_path, partial_path, read_partial, settings_of
 from lmvic_ns.bitstream.scan import leading_blocks
 from lmvic_ns.errors import BitstreamError, LmvicError
+from lmvic_ns.output import check_plain
 
 
 class OtherSettingsError(LmvicError):
@@ -62,6 +63,7 @@ class Writer:
         self.path = finished_path(path)
         self.partial = partial_path(path)
         self.header = header
+        check_plain(self.path)
         self._settings = settings
         self._binding = binding_of(front)
         self._keep = resume
