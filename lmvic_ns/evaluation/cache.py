@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from lmvic_ns.errors import LmvicError
+from lmvic_ns.output import write_whole
 
 
 def default_cache_folder() -> Path:
@@ -30,14 +34,14 @@ class ResultCache:
         text = json.dumps(identity, sort_keys=True)
         path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:40]}.json"
         try:
-            stored = json.loads(path.read_text())
+            stored = json.loads(path.read_text(encoding="utf-8"))
             if stored["identity"] == json.loads(text):
                 return stored["result"], True
         except (OSError, ValueError, KeyError):
             pass  # absent or damaged: measured again
         result = compute()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps({"identity": identity, "result": result}))
-        partial.replace(path)
+        try:
+            write_whole(path, json.dumps({"identity": identity, "result": result}))
+        except LmvicError as error:  # what is measured is worth more than its copy
+            print(f"lmvic: this result is not kept: {error}", file=sys.stderr)
         return result, False

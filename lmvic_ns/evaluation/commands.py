@@ -58,6 +58,7 @@ def rate_distortion(options: RateDistortionOptions) -> None:
     from lmvic_ns.evaluation.rd import bd_table, compare, planned
     from lmvic_ns.evaluation.report import command_line, comparison_names, write_comparison
     from lmvic_ns.export.options import weights_inputs
+    from lmvic_ns.output import writing
     from lmvic_ns.results import ResultsOutput
 
     sets = [load_image_set(path, pinhole=options.pictures == "pinhole", limit=options.limit) for path in options.sets]
@@ -84,7 +85,8 @@ def rate_distortion(options: RateDistortionOptions) -> None:
             anchor = comparison.points[0].label
             print(f"the anchor {options.anchor} was not measured; BD-rates refer to {anchor}")
         entries = bd_table(comparison.points, anchor, method=options.method)
-        write_comparison(comparison, entries, anchor, output.staging, command_line(), html=options.html)
+        with writing(options.output):
+            write_comparison(comparison, entries, anchor, output.staging, command_line(), html=options.html)
         for path in output.keep():
             print(path)
 

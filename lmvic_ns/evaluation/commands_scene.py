@@ -13,6 +13,7 @@ from lmvic_ns.errors import LmvicError
 from lmvic_ns.evaluation.cache import default_cache_folder
 from lmvic_ns.evaluation.progress import progress
 from lmvic_ns.export.options import EffortName
+from lmvic_ns.output import writing
 
 if TYPE_CHECKING:
     from lmvic_ns.results import ResultsOutput
@@ -116,9 +117,12 @@ def _align(
             results += pair.results
             if number < options.pictures_of:
                 first = pair.results[0]
-                write_pair_picture(pair, output.staging / f"alignment-{name}-{first.reference}-{first.target}.jpg")
+                with writing(options.output):
+                    write_pair_picture(pair, output.staging / f"alignment-{name}-{first.reference}-{first.target}.jpg")
             advance(f"aligning {name}")
-    for written in write_alignment(results, missing, output.staging, name, command_line(), mask_from):
+    with writing(options.output):
+        tables = write_alignment(results, missing, output.staging, name, command_line(), mask_from)
+    for written in tables:
         print(options.output / written.name)
     output.keep()  # the next scene may fail
 
@@ -202,7 +206,8 @@ def ablation(options: AblationOptions) -> None:
         if not points:
             raise LmvicError("nothing could be measured: " + "; ".join(f"{k}: {v}" for k, v in missing.items()))
         entries = bd_table(points, FULL)
-        write_comparison(comparison, entries, FULL, output.staging, command_line(), html=False)
+        with writing(options.output):
+            write_comparison(comparison, entries, FULL, output.staging, command_line(), html=False)
         for written in output.keep():
             print(written)
 
@@ -275,9 +280,10 @@ def speed(options: SpeedOptions) -> None:
         facts = f"{first.views} views of {first.pixels / 1e6:.2f} MP, quality {options.quality}. " + "; ".join(
             dict.fromkeys(f"{r.device}: {r.machine}" for r in results)
         )
-        write_csv(output.staging / "speed.csv", [*SPEED_HEADER, "machine", "bpp"], (
-            [*row, result.machine, f"{result.bits_per_pixel:.4f}"] for result in results for row in speed_rows(result)
-        ), command_line())  # fmt: skip
-        text = f"# Speed\n\n```\n{command_line()}\n```\n\n{facts}\n\n{markdown_table(SPEED_HEADER, rows)}"
-        (output.staging / "speed.md").write_text(text, encoding="utf-8")
+        with writing(options.output):
+            write_csv(output.staging / "speed.csv", [*SPEED_HEADER, "machine", "bpp"], (
+                [*row, result.machine, f"{result.bits_per_pixel:.4f}"] for result in results for row in speed_rows(result)
+            ), command_line())  # fmt: skip
+            text = f"# Speed\n\n```\n{command_line()}\n```\n\n{facts}\n\n{markdown_table(SPEED_HEADER, rows)}"
+            (output.staging / "speed.md").write_text(text, encoding="utf-8")
         print(text)

@@ -51,7 +51,11 @@ def encode(config: EncodeConfig) -> int:
         say(f"{config.dataset}: {line}")
     if config.report is not None:
         check_report(config.report, config.overwrite, inputs)
-    source = f"{config.depth} {files.fingerprint()}"
+
+    def source_now() -> str:
+        return f"{config.depth} {files.fingerprint()}"
+
+    source = source_now()
     if not config.overwrite:  # early; clearing away what is in the way comes after all other checks
         check_partial(config.file, config.settings(source), overwrite=False)
     with interruptible(config.file) as outcome:
@@ -61,7 +65,7 @@ def encode(config: EncodeConfig) -> int:
             config.downscale,
         )
         started = time.perf_counter()
-        encoded = encode_scene(scene, config.file, config, codec, source, inputs)
+        encoded = encode_scene(scene, config.file, config, codec, source, inputs, source_now)
         seconds = time.perf_counter() - started
         pictures = sorted(files.pictures)
         outcome.status = finish(encoded, scene, codec, config, report=config.report, files=pictures, seconds=seconds)

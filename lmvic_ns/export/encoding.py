@@ -217,6 +217,7 @@ def encode_scene(
     codec: MultiViewCodec | None = None,
     source: str = "",
     inputs: Sequence[Path] = (),
+    source_now: Callable[[], str] | None = None,
 ) -> EncodedFile:
     """Code a scene into `path`, with progress and remarks on the terminal.
 
@@ -229,9 +230,10 @@ def encode_scene(
         codec: with the weights loaded; by default those of the options.
         source: stands for the scene's contents; an interrupted run of another one is not gone on with.
         inputs: files and folders that the scene comes from: `path` is refused among them.
+        source_now: gives `source` anew, to find out whether the scene was changed in the meantime.
 
     Raises:
-        LmvicError: the file cannot be written, the target cannot be met, ...
+        LmvicError: the file cannot be written, the target cannot be met, the scene was changed while it was coded, ...
     """
     check_output(path, options.overwrite, inputs)
     check_view_sizes(scene)
@@ -254,9 +256,19 @@ def encode_scene(
 
         def encode() -> list[EncodedView]:
             with progress(f"encoding at quality {level}", len(scene)) as step:
-                return codec.encode(
-                    scene, path, tree=tree, options=how, sections=sections, on_view=lambda view: step(_remark(view))
-                )
+                left = len(scene)
+
+                def on_view(view: EncodedView) -> None:
+                    nonlocal left
+                    step(_remark(view))
+                    left -= 1
+                    if not left and source_now is not None and source_now() != source:  # before the file gets its name
+                        raise LmvicError(
+                            f"{path}: not finished: the scene's files were changed while they were coded; begin anew with "
+                            "--overwrite when they are as they should be"
+                        )
+
+                return codec.encode(scene, path, tree=tree, options=how, sections=sections, on_view=on_view)
 
         try:
             views = encode()

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from lmvic_ns.export.inspection import byte_split
 from lmvic_ns.export.report_files import DATA, MARK, PAGE
 from lmvic_ns.export.report_pictures import ViewPictures, data_url, eight_bit, tree_svg, view_pictures
 from lmvic_ns.export.terminal import size_text
-from lmvic_ns.output import write_whole, writing
+from lmvic_ns.output import whole_file
 from lmvic_ns.picture_files import LONGEST_SIDE
 from lmvic_ns.scene import MultiViewScene
 
@@ -166,10 +167,9 @@ def write_report(folder: Path, encoded: EncodedFile, collected: Collector, data:
     """
     page = folder / PAGE
     contents = {folder / DATA: json.dumps(data, indent=1, allow_nan=False), page: report_html(encoded, collected, data)}
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:  # both get their names, or neither
         for path, text in contents.items():
-            write_whole(path, text)
+            stack.enter_context(whole_file(path)).write_text(text, encoding="utf-8")
     return page
 
 
