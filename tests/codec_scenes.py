@@ -41,7 +41,7 @@ class NetworkCodec(MultiViewCodec):
 
     def encode(self, scene, path, *, quality=DEFAULT_QUALITY, options=None, **others):
         options = options or EncodeOptions(quality=quality)
-        effort = replace(options.effort, stored=False, alone=False)
+        effort = replace(options.effort, stored=False, alone=False, av1=None)
         return super().encode(scene, path, options=replace(options, effort=effort), **others)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from lmvic_ns.codec.av1_picture import Av1Search
 from lmvic_ns.codec.depth_search import DepthSearch
 from lmvic_ns.codec.latent_refinement import LatentRefinement
 
@@ -26,6 +27,8 @@ class Effort:
         thrift: how much bits count when symbols of a view without and with a reference are rounded
             (`lmvic_ns.codec.rates.thrifty_rounding`).
         stored: store a view as an ordinary picture where that is cheaper (`lmvic_ns.codec.stored_picture`).
+        av1: code a view also as an AV1 picture, or as one of its difference from the reference, in case that is cheaper
+            (`lmvic_ns.codec.av1_picture`).
     """
 
     depth_search: DepthSearch | None = None
@@ -35,6 +38,7 @@ class Effort:
     illumination: bool = False
     alone: bool = False
     stored: bool = False
+    av1: Av1Search | None = None
     thrift: tuple[float, float] = (0.0, 0.0)
 
     def with_learned_depth(self) -> Effort:
@@ -57,12 +61,12 @@ class Effort:
         basis = Effort(DepthSearch(), loop_filter=True, illumination=True, alone=True, stored=True, thrift=(0.0, 0.2))
         match name:
             case "fast":
-                return basis
+                return replace(basis, av1=Av1Search())
             case "medium":
-                return replace(basis, depth_level_stride=8)
+                return replace(basis, depth_level_stride=8, av1=Av1Search(7, 5, predicted=True))
             case "slow":
-                return replace(basis, depth_level_stride=8, latent=LatentRefinement())
+                return replace(basis, depth_level_stride=8, latent=LatentRefinement(), av1=Av1Search(7, 4, predicted=True))
             case "slowest":
                 refinement = LatentRefinement(steps=100, step_size=0.02, noise=0.7)
-                return replace(basis, depth_level_stride=8, latent=refinement)
+                return replace(basis, depth_level_stride=8, latent=refinement, av1=Av1Search(6, 3, predicted=True))
         raise ValueError(f"there is no effort '{name}'; there are {', '.join(get_args(EffortName))}")

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lmvic_ns.bitstream.tables import CdfTables
+from lmvic_ns.codec.av1_picture import difference_prediction, from_difference, read_av1_picture
 from lmvic_ns.codec.depth import DEPTH_FACTOR, DEPTH_RANGE, DEPTH_STRIDE, DepthCodec, DepthConfig, pad_depth
 from lmvic_ns.codec.depth_quadtree import QUADTREE, integer_prediction, read_depth
 from lmvic_ns.codec.depth_search import DepthSearch, QuadtreeEncoder, WarpCosts
@@ -326,18 +327,32 @@ class MultiViewModel(nn.Module):
             return self.state_of(picture, decoded_depth, cameras, depth_level)
         quality = torch.full((1,), float(level), device=device)
         context = None
-        if mode.mode is Mode.PREDICTED:
+        if mode.mode.uses_reference:
             context = self.decoder_context(reference, decoded_depth, cameras, size, quality, mode.illumination)
         loop_filter, data = read_loop_filter(data, context is not None, part)
+        warped = self.warped_reference(context, size)
+        if mode.mode in (Mode.AV1, Mode.AV1_DIFFERENCE):
+            picture = read_av1_picture(data, size, part).to(device, self._dtype)
+            if warped is not None:
+                picture = from_difference(picture, difference_prediction(warped.image, warped.mask))
+        else:
+            picture = self._read_latent(data, part, size, level, context)
+        if loop_filter is not None:
+            picture = apply_loop_filter(picture, loop_filter, level, warped)
+        return self.state_of(picture, decoded_depth, cameras, depth_level)
+
+    def _read_latent(
+        self, data: bytes, part: str, size: tuple[int, int], level: int, context: ImageContext | None
+    ) -> Float[Tensor, "1 3 h w"]:
+        """The picture of an image part's symbols, before the loop filter."""
+        h, w = size
+        quality = torch.full((1,), float(level), device=self.table_cdf.device)
         reader = SymbolReader(data, self.tables, part)
         coverage, prior, cross_view = self.image.priors(context)
         latent_size = (h + -h % STRIDE) // 16, (w + -w % STRIDE) // 16
         coded = self.image.entropy.code(latent_size, level, reader, fixed_coverage(coverage), prior, cross_view)
         reader.finish()
-        picture = self.reconstruct(coded, quality, context, size)
-        if loop_filter is not None:
-            picture = apply_loop_filter(picture, loop_filter, level, self.warped_reference(context, size))
-        return self.state_of(picture, decoded_depth, cameras, depth_level)
+        return self.reconstruct(coded, quality, context, size)
 
     @staticmethod
     def is_stored(image: bytes) -> bool:

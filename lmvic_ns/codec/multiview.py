@@ -199,7 +199,7 @@ class MultiViewCodec:
             )
         effort = options.effort
         if self.weights.metric != "mse":
-            effort = replace(effort, loop_filter=False)  # it lowers squared error
+            effort = replace(effort, loop_filter=False, av1=None)  # they lower squared error
         tree = default_tree(scene) if tree is None else tree
         if len(tree) != len(scene):
             raise SceneError(f"the reference tree has {len(tree)} views, the scene {len(scene)}")
