@@ -49,8 +49,8 @@ from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.bitstream.tables import gaussian_tables
 from lmvic_ns.bitstream.writer import Writer
 from lmvic_ns.errors import BitstreamError, WeightsError
-from lmvic_ns.export.compact_points import TAG
-from lmvic_ns.export.point_grid import Pinholes
+from lmvic_ns.sparse_points.compact import TAG
+from lmvic_ns.sparse_points.grid import Pinholes
 
 TIME_LIMIT = 10.0  # processor seconds a case; a machine that is busy with other work makes no hang
 WAIT_LIMIT = 300.0  # seconds a case, so that one that waits for something forever is found as well

@@ -12,10 +12,10 @@ from PIL import Image
 from plane_views import SIZE, camera, picture
 from torch import Tensor
 
-from lmvic_ns.codec import av1_picture
-from lmvic_ns.codec.av1_picture import Av1Search, best_av1_picture, read_av1_picture
 from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.multiview import load_codec
+from lmvic_ns.codec.pictures import av1 as av1_picture
+from lmvic_ns.codec.pictures.av1 import Av1Search, best_av1_picture, read_av1_picture
 from lmvic_ns.codec.quality import image_lambda
 from lmvic_ns.codec.view_mode import Mode
 from lmvic_ns.errors import BitstreamError

@@ -13,9 +13,9 @@ from plane_views import camera
 from torch import Tensor
 
 from lmvic_ns.codec.effort import Effort
-from lmvic_ns.codec.model import MultiViewModel
 from lmvic_ns.codec.multiview import load_codec
-from lmvic_ns.codec.stored_picture import cheaper_picture, read_stored_picture
+from lmvic_ns.codec.networks.model import MultiViewModel
+from lmvic_ns.codec.pictures.stored import cheaper_picture, read_stored_picture
 from lmvic_ns.codec.view_mode import Mode
 from lmvic_ns.errors import BitstreamError
 from lmvic_ns.geometry.cameras import Cameras

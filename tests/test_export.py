@@ -17,14 +17,14 @@ from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.bitstream.writer import Writer
 from lmvic_ns.codec.multiview import load_codec
 from lmvic_ns.errors import BitstreamError, LmvicError
-from lmvic_ns.export.dataset import DatasetWriter, file_stems
-from lmvic_ns.export.encoding import build_tree, downscaled, encode_scene, verify_file
-from lmvic_ns.export.options import CodingOptions
-from lmvic_ns.export.points import SparsePoints, pack_points, unpack_points, write_ply
-from lmvic_ns.export.report import jpeg_as_good
-from lmvic_ns.export.search import bisect_levels
-from lmvic_ns.ply import read_points
+from lmvic_ns.report.report import jpeg_as_good
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.scene.ply import read_points
+from lmvic_ns.sparse_points.exact import SparsePoints, pack_points, unpack_points, write_ply
+from lmvic_ns.workflows.dataset import DatasetWriter, file_stems
+from lmvic_ns.workflows.encoding import build_tree, downscaled, encode_scene, verify_file
+from lmvic_ns.workflows.options import CodingOptions
+from lmvic_ns.workflows.search import bisect_levels
 
 # --- there and back ---------------------------------------------------------------------------------------------------
 
@@ -97,7 +97,7 @@ def test_downscaled_scene_keeps_its_geometry(room):
 
 
 def test_depth_is_found_where_there_are_points_and_left_out_where_not(room, tmp_path, capsys):
-    from lmvic_ns.export.sources import dataset_scene
+    from lmvic_ns.workflows.sources import dataset_scene
 
     bare = tmp_path / "bare"
     MultiViewScene.from_dataset(room).write_dataset(bare, depth_format=None)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from lmvic_ns.codec.av1_picture import Av1Search
-from lmvic_ns.codec.depth_search import DepthSearch
+from lmvic_ns.codec.depth.search import DepthSearch
 from lmvic_ns.codec.latent_refinement import LatentRefinement
+from lmvic_ns.codec.pictures.av1 import Av1Search
 
 EffortName = Literal["fast", "medium", "slow", "slowest"]
 
@@ -21,14 +21,14 @@ class Effort:
         depth_level_stride: look for the depth's quality level by strides of so many; 0 takes the picture's (the learned
             codec: the reference's).
         latent: fit the image's latents to the picture; None codes what the analysis network gives.
-        loop_filter: fit a filter to the decoded picture (`lmvic_ns.codec.loop_filter`).
-        illumination: match the reference's exposure and white balance (`lmvic_ns.codec.illumination`).
+        loop_filter: fit a filter to the decoded picture (`lmvic_ns.codec.pictures.loop_filter`).
+        illumination: match the reference's exposure and white balance (`lmvic_ns.codec.pictures.illumination`).
         alone: code a view also without its reference, in case that is cheaper.
         thrift: how much bits count when symbols of a view without and with a reference are rounded
-            (`lmvic_ns.codec.rates.thrifty_rounding`).
-        stored: store a view as an ordinary picture where that is cheaper (`lmvic_ns.codec.stored_picture`).
+            (`lmvic_ns.codec.networks.rates.thrifty_rounding`).
+        stored: store a view as an ordinary picture where that is cheaper (`lmvic_ns.codec.pictures.stored`).
         av1: code a view also as an AV1 picture, or as one of its difference from the reference, in case that is cheaper
-            (`lmvic_ns.codec.av1_picture`).
+            (`lmvic_ns.codec.pictures.av1`).
     """
 
     depth_search: DepthSearch | None = None

@@ -17,7 +17,7 @@ from lmvic_ns.bitstream.header import FileHeader
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.bitstream.writer import Writer
 from lmvic_ns.codec.effort import Effort
-from lmvic_ns.codec.model import ReferenceState
+from lmvic_ns.codec.networks.model import ReferenceState
 from lmvic_ns.codec.planning import (
     default_tree,
     depth_first,
@@ -32,8 +32,8 @@ from lmvic_ns.codec.quality import LEVELS
 from lmvic_ns.codec.weights import Weights, load_weights
 from lmvic_ns.errors import BitstreamError, SceneError, WeightsError
 from lmvic_ns.geometry.cameras import Cameras
-from lmvic_ns.geometry.reference_tree import ReferenceTree
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.tree.reference_tree import ReferenceTree
 
 DEFAULT_QUALITY = 32
 ROOT_PIXELS = 0.5

@@ -12,23 +12,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lmvic_ns.codec.av1_picture import (
+from lmvic_ns.codec.depth.learned import CODED_DEPTH_MARGIN, DEPTH_FACTOR, pad_depth
+from lmvic_ns.codec.depth.quadtree import QUADTREE
+from lmvic_ns.codec.effort import Effort
+from lmvic_ns.codec.latent_refinement import LatentRefinement, refine_latent
+from lmvic_ns.codec.networks.image import STRIDE, ImageContext, fixed_coverage
+from lmvic_ns.codec.networks.layers import pad_to_multiple
+from lmvic_ns.codec.pictures.av1 import (
     Av1Search,
     best_av1_picture,
     difference_prediction,
     from_difference,
     to_difference,
 )
-from lmvic_ns.codec.depth import CODED_DEPTH_MARGIN, DEPTH_FACTOR, pad_depth
-from lmvic_ns.codec.depth_quadtree import QUADTREE
-from lmvic_ns.codec.effort import Effort
-from lmvic_ns.codec.illumination import Illumination, fit_illumination
-from lmvic_ns.codec.image import STRIDE, ImageContext, fixed_coverage
-from lmvic_ns.codec.latent_refinement import LatentRefinement, refine_latent
-from lmvic_ns.codec.layers import pad_to_multiple
-from lmvic_ns.codec.loop_filter import LoopFilter, apply_loop_filter, fit_loop_filter, write_loop_filter
+from lmvic_ns.codec.pictures.illumination import Illumination, fit_illumination
+from lmvic_ns.codec.pictures.loop_filter import LoopFilter, apply_loop_filter, fit_loop_filter, write_loop_filter
+from lmvic_ns.codec.pictures.stored import cheaper_picture
 from lmvic_ns.codec.quality import LEVELS, coding_noise, image_lambda
-from lmvic_ns.codec.stored_picture import cheaper_picture
 from lmvic_ns.codec.symbols import SymbolWriter
 from lmvic_ns.codec.view_mode import Mode, ViewMode
 from lmvic_ns.geometry.cameras import Cameras
@@ -36,7 +36,7 @@ from lmvic_ns.geometry.disparity import disparity_and_mask, downsample_inverse_d
 from lmvic_ns.geometry.warp import warp
 
 if TYPE_CHECKING:
-    from lmvic_ns.codec.model import MultiViewModel
+    from lmvic_ns.codec.networks.model import MultiViewModel
     from lmvic_ns.codec.state import ReferenceState
 
 

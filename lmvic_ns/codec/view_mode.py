@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from lmvic_ns.codec.illumination import BYTES, Illumination
+from lmvic_ns.codec.pictures.illumination import BYTES, Illumination
 from lmvic_ns.errors import BitstreamError
 
 _ILLUMINATION = 0x10
@@ -19,9 +19,9 @@ class Mode(IntEnum):
     PREDICTED = 1
     """By the networks, as the difference from its warped reference."""
     STORED = 2
-    """As an ordinary picture (`lmvic_ns.codec.stored_picture`)."""
+    """As an ordinary picture (`lmvic_ns.codec.pictures.stored`)."""
     AV1 = 3
-    """As an AV1 picture, without a reference (`lmvic_ns.codec.av1_picture`)."""
+    """As an AV1 picture, without a reference (`lmvic_ns.codec.pictures.av1`)."""
     AV1_DIFFERENCE = 4
     """As an AV1 picture of the difference from its warped reference."""
 
