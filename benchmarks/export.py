@@ -27,6 +27,8 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
+from lmvic_ns._util.results import ResultsOutput
+
 PEER = "x265-ldp"
 
 
@@ -210,17 +212,19 @@ def tables(rows: list[Row], trained: list[tuple[str, int, int, float, float]], o
 
 def write(rows: list[Row], trained: list[tuple[str, int, int, float, float]], options: Options) -> str:
     """export.csv and export.md; returns the latter's text."""
-    options.output.mkdir(parents=True, exist_ok=True)
-    with (options.output / "export.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(vars(rows[0])), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: round(v, 5) if isinstance(v, float) else v for key, v in vars(row).items()} for row in rows)
     text = tables(rows, trained, options)
-    (options.output / "export.md").write_text(text, encoding="utf-8")
+    with ResultsOutput(options.output) as output:
+        with (output.staging / "export.csv").open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, list(vars(rows[0])), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({key: round(v, 5) if isinstance(v, float) else v for key, v in vars(row).items()} for row in rows)
+        (output.staging / "export.md").write_text(text, encoding="utf-8")
     return text
 
 
 def main(options: Options) -> None:
+    configs = [Path(text.partition("=")[2]) for text in options.scenes]
+    ResultsOutput(options.output, names=("export.csv", "export.md"), inputs=configs).close()  # refused before the work
     rows: list[Row] = []
     trained: list[tuple[str, int, int, float, float]] = []
     for text in options.scenes:

@@ -43,6 +43,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from fuzz_mutations import MUTATIONS, FileParts, Mutated
 from fuzz_real import RealCodec, decode_point_sections, limit_memory, points_section, write_real_files
 
+from lmvic_ns._util.output import check_new, write_whole
 from lmvic_ns.bitstream import rans
 from lmvic_ns.bitstream.header import FileHeader
 from lmvic_ns.bitstream.reader import Reader
@@ -362,6 +363,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
     parser.add_argument("--json", type=Path, help="write all failures and the counts here")
     arguments = parser.parse_args()
+    if arguments.json:
+        check_new(arguments.json, inputs=arguments.codec or ())
     with tempfile.TemporaryDirectory() as folder:
         files = arguments.codec or []
         if files == [Path("made")]:
@@ -384,7 +387,7 @@ def main() -> None:
         print(f"case {number} ({result.mutation}): {result.failure}")
     if arguments.json:
         report = {"cases": len(results), "failures": [{"case": n, **asdict(r)} for n, r in failures]}
-        arguments.json.write_text(json.dumps(report, indent=2))
+        write_whole(arguments.json, json.dumps(report, indent=2))
     raise SystemExit(1 if failures else 0)
 
 

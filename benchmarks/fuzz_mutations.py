@@ -40,7 +40,9 @@ class FileParts:
             units = {}
             for view in reader.header.order:
                 unit = reader.unit(view)
-                units[view] = layout.pack_unit_head(view, unit.depth, unit.image) + unit.depth + unit.image
+                units[view] = (
+                    layout.pack_unit_head(view, unit.depth, unit.image, layout.binding_of(data)) + unit.depth + unit.image
+                )
             header = reader.header
             points = reader.section(TAG) or b""
         (index,) = struct.unpack_from("<I", data, len(data) - layout.TRAILER.size)
@@ -52,6 +54,10 @@ class FileParts:
         unit = self.units[view]
         border = layout.UNIT_HEAD_BYTES + struct.unpack_from("<I", unit, 6)[0]
         return unit[layout.UNIT_HEAD_BYTES : border], unit[border:]
+
+    @property
+    def binding(self) -> int:
+        return layout.binding_of(self.front)
 
     def untouched_by(self, *views: int) -> set[int]:
         """Views that do not need any of these."""
@@ -143,12 +149,14 @@ def splice_itself(parts: FileParts, rng: np.random.Generator) -> Mutated:
 
 
 def splice_another(parts: FileParts, rng: np.random.Generator) -> Mutated:
-    """Pieces of another file bring units whose checksums hold: hostile unless the views' numbers exclude it."""
+    """Pieces of another file: its units must count for nothing here, unless its front comes with them."""
     source = parts.others[rng.integers(len(parts.others))] if parts.others else parts.data[::-1]
     begin, at = _place(source, rng), _place(parts.data, rng)
     piece = source[begin : begin + _length(rng, len(source))]
     over = len(piece) if rng.random() < 0.5 else 0
-    return Mutated(parts.data[:at] + piece + parts.data[at + over :], hostile=layout.UNIT_SYNC in piece)
+    data = parts.data[:at] + piece + parts.data[at + over :]
+    front = layout.PREAMBLE_BYTES + layout.stored_header_bytes(source) if parts.others else 0
+    return Mutated(data, hostile=bool(front) and data.startswith(source[:front]))
 
 
 def shuffle_blocks(parts: FileParts, rng: np.random.Generator) -> Mutated:
@@ -181,8 +189,11 @@ def _sealed_front(stored: bytes, flags: int, unpacked: int) -> bytes:
     return fields + struct.pack("<I", crc32c(stored, crc32c(fields))) + stored
 
 
-def _blocks(parts: FileParts) -> list[tuple[int, bytes]]:
-    return [(view + 1, unit) for view, unit in parts.units.items()]
+def _blocks(parts: FileParts, front: bytes | None = None) -> list[tuple[int, bytes]]:
+    """The units, with checksums that fit another front."""
+    binding = layout.binding_of(parts.front if front is None else front)
+    contents = {view: parts.parts(view) for view in parts.units}
+    return [(view + 1, layout.pack_unit_head(view, *both, binding) + b"".join(both)) for view, both in contents.items()]
 
 
 def header_bytes(parts: FileParts, rng: np.random.Generator) -> Mutated:
@@ -201,7 +212,7 @@ def header_bytes(parts: FileParts, rng: np.random.Generator) -> Mutated:
         del body[at : at + _length(rng, 100)]
     data = bytes(body)
     front = _sealed_front(zlib.compress(data), 1, len(data)) if rng.random() < 0.5 else _sealed_front(data, 0, len(data))
-    return Mutated(_assemble(front, _blocks(parts)), hostile=True)
+    return Mutated(_assemble(front, _blocks(parts, front)), hostile=True)
 
 
 def header_numbers(parts: FileParts, rng: np.random.Generator) -> Mutated:
@@ -211,7 +222,8 @@ def header_numbers(parts: FileParts, rng: np.random.Generator) -> Mutated:
     at = int(rng.integers(len(body) - width))
     value = [0, 1, 2, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, int(rng.integers(1 << 16)), int(rng.integers(1 << 32))][rng.integers(8)]
     body[at : at + width] = (value & ((1 << 8 * width) - 1)).to_bytes(width, "little")
-    return Mutated(_assemble(_sealed_front(bytes(body), 0, len(body)), _blocks(parts)), hostile=True)
+    front = _sealed_front(bytes(body), 0, len(body))
+    return Mutated(_assemble(front, _blocks(parts, front)), hostile=True)
 
 
 def header_claims(parts: FileParts, rng: np.random.Generator) -> Mutated:
@@ -221,7 +233,7 @@ def header_claims(parts: FileParts, rng: np.random.Generator) -> Mutated:
     stored = [body, zlib.compress(body), bomb, rng.bytes(50), zlib.compress(body) + b"more", zlib.compress(body)[:-4]]
     unpacked = [len(body), 16 * len(body), 1 << 31, 0, int(rng.integers(1 << 26))][rng.integers(5)]
     front = _sealed_front(stored[rng.integers(len(stored))], int(rng.integers(4)), unpacked)
-    return Mutated(_assemble(front, _blocks(parts)), hostile=True)
+    return Mutated(_assemble(front, _blocks(parts, front)), hostile=True)
 
 
 def payloads(parts: FileParts, rng: np.random.Generator) -> Mutated:
@@ -230,7 +242,7 @@ def payloads(parts: FileParts, rng: np.random.Generator) -> Mutated:
     broken = list(parts.parts(view))
     for part in {int(rng.integers(2)), int(rng.integers(2))}:
         broken[part] = _broken_payload(broken[part], rng)
-    unit = layout.pack_unit_head(view, *broken) + broken[0] + broken[1]
+    unit = layout.pack_unit_head(view, broken[0], broken[1], parts.binding) + broken[0] + broken[1]
     blocks = [(entry, unit if entry == view + 1 else data) for entry, data in _blocks(parts)]
     return Mutated(_assemble(parts.front, blocks), hostile=True, untouched=parts.untouched_by(view))
 
@@ -251,7 +263,7 @@ def points(parts: FileParts, rng: np.random.Generator) -> Mutated:
             rng.integers(8)
         ]
         data = data[:at] + (value & ((1 << 8 * width) - 1)).to_bytes(width, "little") + data[at + width :]
-    section = layout.pack_section_head(TAG, data) + data
+    section = layout.pack_section_head(TAG, data, parts.binding) + data
     blocks = [*_blocks(parts), (layout.SECTION_ENTRY, section)]
     return Mutated(_assemble(parts.front, blocks), hostile=True, untouched=set(parts.units))
 
@@ -273,7 +285,7 @@ def unit_fields(parts: FileParts, rng: np.random.Generator) -> Mutated:
         image_bytes = int(rng.choice([0, 1, 0x7FFFFFFF, 0xFFFFFFFF, len(image) + 1]))
     payload = depth + image
     fields = layout.UNIT_FIELDS.pack(layout.UNIT_SYNC, number, depth_bytes, image_bytes)
-    crc = crc32c(fields)
+    crc = crc32c(fields, parts.binding)
     crcs = crc32c(payload[:depth_bytes], crc), crc32c(payload[depth_bytes : depth_bytes + image_bytes], crc)
     unit = fields + struct.pack("<2I", *crcs) + payload
     blocks = [(entry, unit if entry == view + 1 else data) for entry, data in _blocks(parts)]
@@ -303,7 +315,12 @@ def swapped_units(parts: FileParts, rng: np.random.Generator) -> Mutated:
     first, second = (int(v) for v in rng.choice(views, 2, replace=False)) if len(views) > 1 else (views[0], views[0])
     exchanged = {first: parts.parts(second), second: parts.parts(first)}
     blocks = [
-        (view + 1, layout.pack_unit_head(view, *exchanged[view]) + b"".join(exchanged[view]) if view in exchanged else unit)
+        (
+            view + 1,
+            layout.pack_unit_head(view, *exchanged[view], parts.binding) + b"".join(exchanged[view])
+            if view in exchanged
+            else unit,
+        )
         for view, unit in parts.units.items()
     ]
     return Mutated(_assemble(parts.front, blocks), hostile=True, untouched=parts.untouched_by(first, second))
@@ -317,7 +334,7 @@ def forged_marks(parts: FileParts, rng: np.random.Generator) -> Mutated:
     """
     fields = layout.UNIT_FIELDS.pack(layout.UNIT_SYNC, int(rng.integers(len(parts.units))), 0, int(rng.integers(1, 200_000)))
     costly = rng.random() < 0.25
-    depth_crc = crc32c(fields) if costly else int(rng.integers(1 << 32))
+    depth_crc = crc32c(fields, parts.binding) if costly else int(rng.integers(1 << 32))
     noise = (fields + struct.pack("<2I", depth_crc, int(rng.integers(1 << 32)))) * int(rng.integers(1, 200))
     body = b"".join(parts.units.values())
     return Mutated(parts.front + noise + body, hostile=True, untouched=None if costly else set(parts.units))

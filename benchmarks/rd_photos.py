@@ -17,6 +17,7 @@ import torch
 import tyro
 from safetensors import safe_open
 
+from lmvic_ns._util.output import check_new, whole_file
 from lmvic_ns.training.photos import load_photos, to_tensor
 from lmvic_ns.training.settings import default_data
 from lmvic_ns.training.validation import rd_curve
@@ -37,6 +38,8 @@ class RdPhotosConfig:
 
 
 def main(config: RdPhotosConfig) -> None:
+    if config.csv is not None:
+        check_new(config.csv, inputs=(config.weights,))
     from lmvic_ns.codec.presets import build_model
     from lmvic_ns.codec.quality import lambda_of_level
     from lmvic_ns.training.runner import load_initial_weights
@@ -58,7 +61,7 @@ def main(config: RdPhotosConfig) -> None:
     for row in rows:
         print(f"{row.level:5.1f}  {row.bpp:.3f}  {row.psnr:5.2f}  {row.ms_ssim:.4f}")
     if config.csv is not None:
-        with config.csv.open("w", newline="") as stream:
+        with whole_file(config.csv) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(("level", "bpp", "psnr", "ms_ssim", "loss"))
             writer.writerows([(r.level, r.bpp, r.psnr, r.ms_ssim, r.loss) for r in rows])

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lmvic_ns._util.output import whole_file
 from lmvic_ns.codec.multiview import MultiViewCodec, load_codec
 from lmvic_ns.demo.scene import DemoSceneConfig, write_demo_scene
 from lmvic_ns.errors import LmvicError
@@ -48,5 +49,6 @@ def save_row(name: str, *pictures: Tensor) -> Path:
     """Pictures [3, h, w] of 0..1 and one height, side by side in a PNG."""
     row = torch.cat([picture.detach().cpu().float().clamp(0, 1) for picture in pictures], dim=2)
     path = OUTPUT / name
-    Image.fromarray((row * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()).save(path)
+    with whole_file(path) as partial:
+        Image.fromarray((row * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()).save(partial)
     return path

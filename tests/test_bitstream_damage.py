@@ -87,6 +87,39 @@ def test_resume_after_a_kill_at_any_byte(tmp_path: Path, header: FileHeader, pat
         assert target.read_bytes() == whole
 
 
+def test_without_resume_an_interrupted_encode_is_not_lost(tmp_path: Path, header: FileHeader) -> None:
+    target, partial = tmp_path / "a.lmvic", tmp_path / "a.lmvic.partial"
+    writer = Writer.resume(target, header)
+    writer.abort()
+    Writer(target, header).abort()  # no view is in it
+    writer = Writer.resume(target, header)
+    writer.add_unit(0, *parts(0))
+    writer.abort()
+    before = partial.read_bytes()
+    with pytest.raises(LmvicError, match=f"holds 1 of {VIEWS} views of an interrupted encode"):
+        Writer(target, header)
+    assert partial.read_bytes() == before
+    partial.write_bytes(b"notes of mine")
+    with pytest.raises(LmvicError, match="is not a file that lmvic began"):
+        Writer(target, header)
+    assert partial.read_bytes() == b"notes of mine"
+
+
+@pytest.mark.parametrize("change", [{"quality": 20}, {"encode": bytes(7) + b"!"}])
+def test_units_of_another_encode_are_not_whole_in_this_file(path: Path, header: FileHeader, change: dict) -> None:
+    """Even with the same cameras and names: a child decoded with another encode's reference would be wrong without a word."""
+    own = path.read_bytes()
+    other = write(path.with_name("b.lmvic"), FileHeader.build(**scene(**change))).read_bytes()
+    front = layout.PREAMBLE_BYTES + layout.stored_header_bytes(own)
+    others = layout.PREAMBLE_BYTES + layout.stored_header_bytes(other)
+    with Reader(replaced(path, own[:front] + other[others:])) as reader:  # under the other file's index
+        assert sorted(reader.damaged_views()) == list(range(VIEWS))
+        with pytest.raises(BitstreamError, match="section META: damaged"):
+            reader.section("META")
+    with Reader(replaced(path, own[:front] + other[others:-40])) as reader:  # and found by searching
+        assert sorted(reader.damaged_views()) == list(range(VIEWS)) and reader.sections() == ()
+
+
 def test_resume_refuses_another_header(tmp_path: Path, header: FileHeader) -> None:
     Writer.resume(tmp_path / "a.lmvic", header).abort()
     other = FileHeader.build(**scene(quality=20))
@@ -228,7 +261,7 @@ def test_a_newer_version_says_so(path: Path, header: FileHeader) -> None:
 def test_an_older_version_says_so(path: Path, header: FileHeader) -> None:
     body = pack_header(header)
     fields = layout.PREAMBLE.pack(layout.MAGIC, layout.MAJOR - 1, 0, 0, len(body), len(body))
-    with pytest.raises(BitstreamError, match="found version 4: decode the file with"):
+    with pytest.raises(BitstreamError, match=f"found version {layout.MAJOR - 1}: decode the file with"):
         Reader(replaced(path, resealed(fields, body)))
 
 

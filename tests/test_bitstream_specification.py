@@ -39,12 +39,14 @@ def crc32c(data: bytes) -> int:
 
 def read_by_the_document(data: bytes) -> tuple[dict, dict[int, tuple[bytes, bytes]], dict[bytes, bytes]]:
     magic, major, _, flags, stored, unpacked, crc = struct.unpack("<8s2BH3I", data[:24])  # section 2
-    assert magic == b"\x89LMVIC\r\n" and major == 5 and crc == crc32c(data[:20] + data[24 : 24 + stored])
+    assert magic == b"\x89LMVIC\r\n" and major == 6 and crc == crc32c(data[:20] + data[24 : 24 + stored])
+    front = data[:20] + data[24 : 24 + stored]
     body = zlib.decompress(data[24 : 24 + stored]) if flags & 1 else data[24 : 24 + stored]
     assert len(body) == unpacked
     h: dict = {}
     stream = io.BytesIO(body)  # section 3
     h["preset"], h["weights"], h["hash"] = text(stream), text(stream), stream.read(16)
+    h["encode"] = stream.read(8)
     h["quality"], h["scale"], *h["origin"] = take(stream, "f4d")
     h["parameters"] = {text(stream): take(stream, "d")[0] for _ in range(take(stream, "B")[0])}
     v, c, own = take(stream, "HHB")
@@ -73,13 +75,13 @@ def read_by_the_document(data: bytes) -> tuple[dict, dict[int, tuple[bytes, byte
         at += size
         if kind == 0:  # section 5
             mark, tag, length, crc = struct.unpack("<4s4s2I", block[:16])
-            assert mark == b"\xf5SEC" and length == size - 16 and crc == crc32c(block[:12] + block[16:])
+            assert mark == b"\xf5SEC" and length == size - 16 and crc == crc32c(front + block[:12] + block[16:])
             sections[tag] = block[16:]
         else:  # section 4
             mark, view, d, i, depth_crc, image_crc = struct.unpack("<4sH4I", block[:22])
             depth, image = block[22 : 22 + d], block[22 + d :]
             assert mark == b"\xf5UNT" and view == kind - 1 and len(image) == i
-            assert depth_crc == crc32c(block[:14] + depth) and image_crc == crc32c(block[:14] + image)
+            assert depth_crc == crc32c(front + block[:14] + depth) and image_crc == crc32c(front + block[:14] + image)
             units[view] = (depth, image)
     assert at == len(data) - 16 - index_size
     return h, units, sections
@@ -147,6 +149,7 @@ def test_a_reader_of_the_document_reads_our_files(tmp_path: Path, views: int) ->
         view_quality=[7.0 + (i == 3) for i in range(views)],
         inverse_depth_scale=0.125,
         parameters={"near": 0.5},
+        encode=b"\1\2\3\4\5\6\7\x08",
     )
     tables = gaussian_tables([0.04, 0.5, 5.0, 30.0], certain_below=0.05)
     expected = {}
@@ -160,6 +163,7 @@ def test_a_reader_of_the_document_reads_our_files(tmp_path: Path, views: int) ->
             writer.add_section(f"N{view:03d}", bytes([view]) * view)
     h, units, sections = read_by_the_document((tmp_path / "a.lmvic").read_bytes())
     assert (h["preset"], h["weights"], h["hash"], h["scale"]) == ("tiny", "tiny-1", bytes(range(16)), 0.125)
+    assert h["encode"] == b"\1\2\3\4\5\6\7\x08"
     assert h["names"] == [view.name for view in header.views] and h["parameters"] == {"near": 0.5}
     assert h["parent"] == [view.parent for view in header.views] and h["order"] == header.order
     assert list(h["qualities"]) == [view.quality for view in header.views]

@@ -26,6 +26,8 @@ from lmvic_ns.workflows.dataset import file_stems
         (["images/left/1.png", "images/2.png"], ["left/1", "2"]),
         (["images/a.png", "images/a.jpg", "images/a-2.png"], ["a", "a-3", "a-2"]),
         (["images/A.png", "images/a.png"], ["A", "a-2"]),
+        (["images/\u00e9.png", "images/e\u0301.png", "images/E\u0301.png"], ["\u00e9", "e\u0301-2", "E\u0301-3"]),
+        (["images/CON.png", "images/nul.tar.png", "images/console.png"], ["_CON", "_nul.tar", "console"]),
         (["/photographs/pictures/a.png", "/photographs/pictures/b.png"], ["a", "b"]),
         (["/data/scene/images/a.png", "images/b.png"], ["a", "b"]),
         (["/photographs/a.png", "images/b.png"], ["a", "images/b"]),

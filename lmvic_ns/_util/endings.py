@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -70,8 +72,10 @@ def run_cleanly(program: str, call: Callable[[], int]) -> int:
     """
     for stream in (sys.stdout, sys.stderr):
         _take_any_text(stream)
+    received: list[int] = []
     try:
-        status = call()
+        with _stopped_by_signals(received):
+            status = call()
         _flush(sys.stdout)
     except SystemExit as stop:  # tyro's, after help or a usage error
         status = _status_of(stop)
@@ -83,7 +87,38 @@ def run_cleanly(program: str, call: Callable[[], int]) -> int:
         if ending_of(error) is None:
             raise
         status = _end(program, error)
-    return status
+    return 128 + received[0] if received and status == INTERRUPTED else status
+
+
+@contextmanager
+def _stopped_by_signals(received: list[int]) -> Iterator[None]:
+    """SIGTERM and SIGHUP end a program as Ctrl-C does: what is half-written is removed, what can be gone on with is kept.
+
+    Args:
+        received: gets the signal's number.
+    """
+
+    def stop(number: int, frame: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    taken = []
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        # below nohup the signal is ignored, and stays so; elsewhere than in the main thread nothing changes
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL and _in_main_thread():
+            signal.signal(number, stop)
+            taken.append(number)
+    try:
+        yield
+    finally:
+        for number in taken:
+            if signal.getsignal(number) is stop:
+                signal.signal(number, signal.SIG_DFL)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _end(program: str, error: BaseException) -> int:
@@ -93,7 +128,7 @@ def _end(program: str, error: BaseException) -> int:
         _flush(sys.stdout)
     except OSError:
         _discard_stdout()  # else Python complains about it once more when it ends
-    if ending.line:
+    if ending.line and sys.stderr is not None:  # print would take standard output in place of a closed one
         with suppress(OSError):
             print(f"{program}: {ending.line}", file=sys.stderr, flush=True)
     return ending.status

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -55,6 +56,8 @@ def settled(path: Path) -> Path:
         raise SceneError(f"{path}: is a link that leads in a circle; choose another place") from None
     except OSError as error:
         raise SceneError(f"{path}: cannot be used: {error.strerror or error}; choose another place") from None
+    except ValueError as error:
+        raise SceneError(f"{str(path)!r}: cannot be used: {error}; choose another place") from None
     if dangling:
         raise SceneError(f"{path}: is a link to {place}, which is not there; choose another place")
     return place
@@ -73,13 +76,34 @@ def check_apart(output: Path, inputs: Iterable[Path]) -> None:
     place = settled(output)
     exists = place.exists()
     for given in inputs:
-        source = Path(os.path.realpath(given))
+        source = _real(given)
         if place == source or (exists and source.exists() and place.samefile(source)):
             raise SceneError(f"{output}: is what this command reads; choose another place for the result")
         if place in source.parents:
             raise SceneError(f"{output}: holds {given}, which this command reads; choose another place for the result")
         if source in place.parents and source.is_dir():
             raise SceneError(f"{output}: lies inside {given}, which this command reads; choose a place outside of it")
+
+
+def check_plain(path: Path) -> None:
+    """Refuse a device, a pipe or a socket as output: renaming a file to its name would remove it (also /dev/null).
+
+    Raises:
+        SceneError: it is one.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise SceneError(f"{path}: is a device or a pipe, not a file; give the name of a file")
+
+
+def _real(given: Path) -> Path:
+    try:
+        return Path(os.path.realpath(given))
+    except (OSError, ValueError) as error:  # ValueError: what no path can hold
+        raise SceneError(f"{str(given)!r}: cannot be used as a path: {error}") from None
 
 
 def check_file(
@@ -101,6 +125,7 @@ def check_file(
     check_apart(path, inputs)
     if place.is_dir():
         raise SceneError(f"{path}: is a folder; give the name of a file, such as {path / 'scene.lmvic'}")
+    check_plain(path)
     if place.exists() and not overwrite:
         raise SceneError(f"{path}: exists already; choose another name, or replace it with --overwrite")
     with writing(path):
@@ -108,6 +133,17 @@ def check_file(
             raise SceneError(f"{path}: is not {kind}, so --overwrite will not replace it; choose another name")
         place.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(prefix=".lmvic-", dir=place.parent).close()
+
+
+def check_new(path: Path, *, inputs: Iterable[Path] = ()) -> None:
+    """Refuse early a file that is there already, or that `check_file` refuses.
+
+    Raises:
+        LmvicError: what is in the way, and what to do.
+    """
+    if settled(path).exists():
+        raise SceneError(f"{path}: exists already; choose another name, or move it away")
+    check_file(path, inputs=inputs, ours=lambda _: False, kind="new")
 
 
 def check_folder(folder: Path, *, inputs: Iterable[Path] = (), overwrite: bool = False) -> None:
@@ -145,41 +181,64 @@ def check_folder(folder: Path, *, inputs: Iterable[Path] = (), overwrite: bool =
     check_unchanged(folder, listed)
 
 
-def read_list(folder: Path) -> dict[str, str] | None:
+def read_list(folder: Path, name: str = LIST_NAME) -> dict[str, str] | None:
     """Checksum by name of the files that this program wrote into a folder; None if it has no such list.
+
+    Args:
+        folder: where they are.
+        name: of the list.
 
     Raises:
         SceneError: the list is damaged, or names files outside of the folder.
     """
-    file = folder / LIST_NAME
+    file = folder / name
     if not file.is_file():
         return None
     try:
         listed = json.loads(file.read_text(encoding="utf-8"))["files"]
-        for name in listed:
-            parts = PurePosixPath(name).parts
-            if not parts or PurePosixPath(name).is_absolute() or ".." in parts:
-                raise ValueError(name)
-        return {str(name): str(checksum) for name, checksum in listed.items()}
+        for entry in listed:
+            parts = PurePosixPath(entry).parts
+            if not parts or PurePosixPath(entry).is_absolute() or ".." in parts:
+                raise ValueError(entry)
+        return {str(entry): str(checksum) for entry, checksum in listed.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         raise SceneError(f"{file}: is damaged: remove by hand what you do not need, or choose another folder") from None
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file in one step: a reader, or a failure on the way, never sees half of it. Links are followed."""
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A place to write a file at: it gets its name when all is there, so nobody, and no failure, sees half of it.
+
+    Links are followed, and the folder is made. What may be replaced is for `check_file` to say, before.
+
+    Yields:
+        A path beside it, with the same suffix, at which nothing is yet.
+
+    Raises:
+        LmvicError: the disk is full, the folder is not writable, ...
+    """
     place = settled(path)
+    check_plain(path)
     partial = place.with_name(f"{STAGING_PREFIX}{os.getpid()}-{place.name}")
-    try:
+    with writing(path):
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            os.replace(partial, place)
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file in one step, see `whole_file`."""
+    with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
-        os.replace(partial, place)
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
-def write_list(folder: Path, listed: dict[str, str]) -> None:
+def write_list(folder: Path, listed: dict[str, str], name: str = LIST_NAME) -> None:
     """Put the list of files into a folder, in one step."""
-    write_whole(folder / LIST_NAME, json.dumps({"files": dict(sorted(listed.items()))}, indent=1))
+    write_whole(folder / name, json.dumps({"files": dict(sorted(listed.items()))}, indent=1))
 
 
 def check_unchanged(folder: Path, listed: dict[str, str]) -> None:
@@ -262,9 +321,9 @@ class FolderOutput:
         try:
             with writing(folder):
                 self._place.mkdir(parents=True, exist_ok=True)
-                _remove_abandoned(self._place)
+                remove_abandoned(self._place)
                 self.staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=self._place))
-                self._held = _held(self.staging)
+                self._held = held(self.staging)
         except BaseException:
             self._remove_made()
             raise
@@ -343,7 +402,7 @@ class FolderOutput:
                 path.rmdir()
 
 
-def _held(folder: Path) -> int | None:
+def held(folder: Path) -> int | None:
     """A descriptor that locks a folder until it is closed or its process ends; None if another process holds it, or the
     system has no such locks.
     """
@@ -361,10 +420,10 @@ def _held(folder: Path) -> int | None:
         return None
 
 
-def _remove_abandoned(place: Path) -> None:
+def remove_abandoned(place: Path) -> None:
     """Remove what killed runs have left behind in a folder."""
     for path in place.glob(STAGING_PREFIX + "*"):
-        descriptor = _held(path) if path.is_dir() and not path.is_symlink() else None
+        descriptor = held(path) if path.is_dir() and not path.is_symlink() else None
         if descriptor is not None:
             shutil.rmtree(path, ignore_errors=True)
             os.close(descriptor)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import ExifTags, Image
 
@@ -23,18 +25,34 @@ _LIMIT_LOCK = threading.Lock()
 
 
 @contextmanager
-def open_picture(path: Path, *, pixels: bool = True) -> Iterator[Image.Image]:
+def picture_of_bytes(data: bytes, name: str) -> Iterator[Image.Image]:
+    """The same as `open_picture`, for a picture in memory.
+
+    Args:
+        data: as a file would hold it.
+        name: what to call it in errors.
+
+    Raises:
+        SceneError: see `open_picture`.
+    """
+    with open_picture(name, source=io.BytesIO(data)) as picture:
+        yield picture
+
+
+@contextmanager
+def open_picture(path: Path | str, *, pixels: bool = True, source: BinaryIO | None = None) -> Iterator[Image.Image]:
     """A picture file, of which everything that can fail has been done: any damage is one clear line.
 
     Args:
         path: the file.
         pixels: decode it; without, only the header is read (size, mode, EXIF).
+        source: where its bytes come from, if it is no file by itself; `path` then only names it.
 
     Raises:
         SceneError: the file is missing, is no picture, is damaged, or has more than `MAX_PICTURE_PIXELS`.
     """
     try:
-        picture = _opened(path)
+        picture = _opened(path, path if source is None else source)
     except LmvicError:
         raise
     except Exception as error:  # Pillow raises anything but a kind of its own: SyntaxError, struct.error, ValueError, ...
@@ -76,12 +94,12 @@ def check_format_holds(suffix: str, width: int, height: int, name: str) -> None:
         )
 
 
-def _opened(path: Path) -> Image.Image:
+def _opened(path: Path | str, source: Path | str | BinaryIO) -> Image.Image:
     with _LIMIT_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         kept, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # ours is checked below, with a hint
         try:
-            picture = Image.open(path)
+            picture = Image.open(source)
         finally:
             Image.MAX_IMAGE_PIXELS = kept
     width, height = picture.size
@@ -94,7 +112,7 @@ def _opened(path: Path) -> Image.Image:
     return picture
 
 
-def _unreadable(path: Path, error: Exception) -> SceneError:
+def _unreadable(path: Path | str, error: Exception) -> SceneError:
     if isinstance(error, FileNotFoundError):
         return SceneError(f"{path}: image not found")
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__

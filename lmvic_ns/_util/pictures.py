@@ -10,7 +10,7 @@ from PIL import Image
 from lmvic_ns.errors import SceneError
 
 _HEAD = 1 << 16  # bytes in which a file says how deep it is
-_PNM = re.compile(rb"^P[2356](?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+(\d+)")
+_PNM = re.compile(rb"^P[2356](?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+(\d+)")
 _PAM = re.compile(rb"^P7\s.*?\bMAXVAL\s+(\d+)", re.S)
 
 
@@ -30,7 +30,7 @@ def bits_a_channel(path: Path, picture: Image.Image) -> int:
         return head[24]
     if kind == "TIFF":
         sizes = getattr(picture, "tag_v2", {}).get(258, (8,))
-        return max(sizes) if isinstance(sizes, tuple) else int(sizes)
+        return max(map(int, sizes)) if isinstance(sizes, tuple) else int(sizes)
     if kind == "PPM":
         found = _PNM.match(head) or _PAM.match(head)
         return 16 if found and int(found.group(1)) > 255 else 8
@@ -51,9 +51,14 @@ def check_eight_bits(path: Path, picture: Image.Image) -> None:
     """Refuse what Pillow would cut.
 
     Raises:
-        SceneError: more than 8 bits a channel.
+        SceneError: more than 8 bits a channel, or the file is damaged where it says so.
     """
-    bits = bits_a_channel(path, picture)
+    try:
+        bits = bits_a_channel(path, picture)
+    except Exception as error:  # a damaged tag may hold anything
+        raise SceneError(
+            f"{path}: does not say how many bits a channel has ({error or type(error).__name__}); save it anew as PNG or JPEG"
+        ) from error
     if bits > 8:
         raise SceneError(f"{path}: more than 8 bits a channel ({bits}); convert it to 8-bit PNG or JPEG first")
 

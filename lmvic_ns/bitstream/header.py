@@ -15,6 +15,7 @@ from lmvic_ns.bitstream import limits, poses
 from lmvic_ns.errors import BitstreamError, SceneError
 
 HASH_BYTES = 16
+ENCODE_BYTES = 8
 _DRIVE = re.compile(r"^[A-Za-z]:")
 
 
@@ -56,6 +57,8 @@ class FileHeader:
         order: the views' numbers in coding order: every view after its parent.
         origin: float64 point of the world that centres are relative to.
         parameters: further numbers of the codec by name.
+        encode: 8 bytes that stand for what the units depend on besides (pictures, options): files that differ in it share no
+            units, even if all else is equal; zeros if that is not known.
     """
 
     preset: str
@@ -67,6 +70,7 @@ class FileHeader:
     order: tuple[int, ...]
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
     parameters: Mapping[str, float] = field(default_factory=dict)
+    encode: bytes = bytes(ENCODE_BYTES)
 
     @classmethod
     def build(
@@ -86,6 +90,7 @@ class FileHeader:
         inverse_depth_scale: float,
         view_quality: Sequence[float] | None = None,
         parameters: Mapping[str, float] | None = None,
+        encode: bytes = bytes(ENCODE_BYTES),
     ) -> FileHeader:
         """A header of a scene, with poses rounded to what the file holds.
 
@@ -98,7 +103,7 @@ class FileHeader:
             order: the views in coding order.
             quality: level of the scene.
             view_quality: of each view, where they differ from the scene's.
-            preset, weights_name, weights_hash, inverse_depth_scale, parameters: see the class.
+            preset, weights_name, weights_hash, inverse_depth_scale, parameters, encode: see the class.
 
         Raises:
             SceneError: cameras that are no pinholes, or a value that the format does not hold.
@@ -139,6 +144,7 @@ class FileHeader:
             order=tuple(int(i) for i in order),
             origin=origin,
             parameters={str(name): float(value) for name, value in (parameters or {}).items()},
+            encode=bytes(encode),
         )
         try:
             header.validate()
@@ -182,6 +188,8 @@ class FileHeader:
             raise BitstreamError(f"header: expected 1..{limits.MAX_VIEWS} views, found {count}")
         if len(self.weights_hash) != HASH_BYTES:
             raise BitstreamError(f"header: weights hash: expected {HASH_BYTES} bytes, found {len(self.weights_hash)}")
+        if len(self.encode) != ENCODE_BYTES:
+            raise BitstreamError(f"header: encode: expected {ENCODE_BYTES} bytes, found {len(self.encode)}")
         for what, text in (("preset", self.preset), ("weights name", self.weights_name)):
             _check_text(f"header: {what}", text)
         _check_number("header: quality", self.quality, 0, 255)
@@ -263,7 +271,7 @@ def pack_header(header: FileHeader) -> bytes:
     cameras = sorted({(*view.intrinsics, view.width, view.height) for view in header.views})
     place = {camera: i for i, camera in enumerate(cameras)}
     own_quality = any(view.quality != header.quality for view in header.views)
-    parts = [_text(header.preset), _text(header.weights_name), header.weights_hash]
+    parts = [_text(header.preset), _text(header.weights_name), header.weights_hash, header.encode]
     parts.append(struct.pack("<fd3d", header.quality, header.inverse_depth_scale, *header.origin))
     parts.append(struct.pack("<B", len(header.parameters)))
     parts += [_text(name) + struct.pack("<d", header.parameters[name]) for name in sorted(header.parameters)]
@@ -290,6 +298,7 @@ def unpack_header(body: bytes) -> FileHeader:
     cursor = _Cursor(body)
     preset, weights_name = cursor.text("preset"), cursor.text("weights name")
     weights_hash = cursor.take(HASH_BYTES, "weights hash")
+    encode = cursor.take(ENCODE_BYTES, "encode")
     quality, scale, *origin = cursor.unpack("<fd3d", "quality and scale")
     (parameter_count,) = cursor.unpack("<B", "parameters")
     parameters: dict[str, float] = {}
@@ -338,6 +347,7 @@ def unpack_header(body: bytes) -> FileHeader:
         tuple(order.tolist()),
         tuple(origin),
         parameters,
+        encode,
     )
     header.validate()
     return header

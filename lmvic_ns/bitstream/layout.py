@@ -13,7 +13,7 @@ from lmvic_ns.bitstream.header import FileHeader, pack_header, unpack_header
 from lmvic_ns.errors import BitstreamError
 
 MAGIC = b"\x89LMVIC\r\n"
-MAJOR, MINOR = 5, 0
+MAJOR, MINOR = 6, 0
 FLAG_DEFLATE = 1
 PREAMBLE = struct.Struct("<8s2BH2I")  # magic, major, minor, flags, stored and unpacked bytes of the header; a CRC follows
 PREAMBLE_BYTES = PREAMBLE.size + 4
@@ -129,15 +129,24 @@ def unpack_preamble_and_header(preamble: bytes, stored: bytes) -> FileHeader:
     return unpack_header(body)
 
 
-def pack_unit_head(view: int, depth: bytes, image: bytes) -> bytes:
-    """What stands in front of a unit's two parts."""
+def binding_of(front: bytes) -> int:
+    """The header's CRC, which the checksums of all blocks go on from: a block of another file is then no intact one here.
+
+    Args:
+        front: the preamble, or more from the file's first byte on.
+    """
+    return int(struct.unpack_from("<I", front, PREAMBLE.size)[0])
+
+
+def pack_unit_head(view: int, depth: bytes, image: bytes, binding: int) -> bytes:
+    """What stands in front of a unit's two parts, in the file of this `binding_of`."""
     fields = UNIT_FIELDS.pack(UNIT_SYNC, view, len(depth), len(image))
-    crc = crc32c(fields)
+    crc = crc32c(fields, binding)
     return fields + struct.pack("<2I", crc32c(depth, crc), crc32c(image, crc))
 
 
-def unpack_unit_head(data: bytes, header: FileHeader) -> UnitHead:
-    """Fields of a unit, within the limits of its view.
+def unpack_unit_head(data: bytes, header: FileHeader, binding: int) -> UnitHead:
+    """Fields of a unit, within the limits of its view; `binding` of the file that is read, see `binding_of`.
 
     Raises:
         BitstreamError: no unit begins here, or not one of this file's views.
@@ -152,16 +161,16 @@ def unpack_unit_head(data: bytes, header: FileHeader) -> UnitHead:
     if max(depth_bytes, image_bytes) > most:
         raise BitstreamError(f"view {view}: expected parts of at most {most} bytes, found {depth_bytes}, {image_bytes}")
     depth_crc, image_crc = struct.unpack_from("<2I", data, UNIT_FIELDS.size)
-    return UnitHead(view, depth_bytes, image_bytes, depth_crc, image_crc, crc32c(data[: UNIT_FIELDS.size]))
+    return UnitHead(view, depth_bytes, image_bytes, depth_crc, image_crc, crc32c(data[: UNIT_FIELDS.size], binding))
 
 
-def pack_section_head(tag: str, data: bytes) -> bytes:
-    """What stands in front of a section's bytes."""
+def pack_section_head(tag: str, data: bytes, binding: int) -> bytes:
+    """What stands in front of a section's bytes, in the file of this `binding_of`."""
     fields = SECTION_FIELDS.pack(SECTION_SYNC, check_tag(tag), len(data))
-    return fields + struct.pack("<I", crc32c(data, crc32c(fields)))
+    return fields + struct.pack("<I", crc32c(data, crc32c(fields, binding)))
 
 
-def unpack_section_head(data: bytes) -> tuple[str, int, int, int]:
+def unpack_section_head(data: bytes, binding: int) -> tuple[str, int, int, int]:
     """Tag, payload bytes, CRC, and the CRC of the fields that it continues.
 
     Raises:
@@ -175,7 +184,7 @@ def unpack_section_head(data: bytes) -> tuple[str, int, int, int]:
     text = tag.decode("ascii", errors="replace")
     check_tag(text)
     (crc,) = struct.unpack_from("<I", data, SECTION_FIELDS.size)
-    return text, size, crc, crc32c(data[: SECTION_FIELDS.size])
+    return text, size, crc, crc32c(data[: SECTION_FIELDS.size], binding)
 
 
 def check_tag(tag: str) -> bytes:

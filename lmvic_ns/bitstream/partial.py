@@ -18,6 +18,7 @@ from lmvic_ns.bitstream.layout import (
     SECTION_ENTRY,
     SECTION_HEAD_BYTES,
     Block,
+    binding_of,
     stored_header_bytes,
     unpack_preamble_and_header,
     unpack_section_head,
@@ -62,7 +63,7 @@ def settings_of(file: BinaryIO, blocks: list[Block]) -> bytes | None:
         return None
     file.seek(blocks[-1].offset)
     data = file.read(blocks[-1].size)
-    if unpack_section_head(data[:SECTION_HEAD_BYTES])[0] != SETTINGS_TAG:
+    if unpack_section_head(data[:SECTION_HEAD_BYTES], 0)[0] != SETTINGS_TAG:  # its checksum was looked at when it was found
         return None
     return data[SECTION_HEAD_BYTES:]
 
@@ -84,7 +85,7 @@ def read_partial(partial: Path) -> PartialState:
                 header = unpack_preamble_and_header(preamble, stored)
             except BitstreamError:
                 return PartialState(None, frozenset(), None)
-            blocks = leading_blocks(file, header, PREAMBLE_BYTES + len(stored), end)
+            blocks = leading_blocks(file, header, binding_of(preamble), PREAMBLE_BYTES + len(stored), end)
             done = frozenset(block.entry - 1 for block in blocks if block.entry != SECTION_ENTRY)
             return PartialState(header, done, settings_of(file, blocks))
     except OSError as error:

@@ -12,6 +12,7 @@ from lmvic_ns.errors import SceneError
 
 PINHOLE_ZEROS = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [1.0, 1.0, 1.0]])  # entries that a pinhole fixes
 PINHOLE_ONES = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])  # and what they are
+_MOST_MOVED = 1e-4  # of the cameras' typical distance
 TOLERANCE = 1e-3  # of a rotation's orthonormality: text files with few digits pass, scaled or mirrored ones do not
 
 
@@ -25,7 +26,7 @@ def round_to_stored(world_to_camera: np.ndarray) -> tuple[np.ndarray, np.ndarray
         Quaternions [v, 4] (w, x, y, z; w >= 0) and centres [v, 3], float64 arrays of float32 values, and the origin.
 
     Raises:
-        SceneError: a motion is not finite or not rigid.
+        SceneError: a motion is not finite or not rigid, or one camera is so far away that the others would move.
     """
     rotations, translations = world_to_camera[:, :3, :3], world_to_camera[:, :3, 3]
     for number, motion in enumerate(world_to_camera):
@@ -39,11 +40,29 @@ def round_to_stored(world_to_camera: np.ndarray) -> tuple[np.ndarray, np.ndarray
     quaternions = np.stack([_quaternion(r) for r in rotations])
     with np.errstate(over="ignore"):
         relative = (centres - origin).astype(np.float32).astype(np.float64)
+    _check_near(centres, relative + origin)
     return (
         quaternions.astype(np.float32).astype(np.float64),
         relative,
         (origin[0].item(), origin[1].item(), origin[2].item()),
     )
+
+
+def _check_near(centres: np.ndarray, stored: np.ndarray) -> None:
+    """Refuse what single precision would move visibly: one lost camera far away spoils the others' distances.
+
+    Raises:
+        SceneError: names the camera that is farthest away.
+    """
+    away = np.abs(centres - np.median(centres, axis=0)).max(axis=1)
+    apart = away[away > 0]
+    moved = float(np.abs(stored - centres).max()) if len(centres) else 0.0
+    if apart.size and not moved <= _MOST_MOVED * float(np.median(apart)):
+        far = int(away.argmax())
+        raise SceneError(
+            f"view {far}: its camera is {away[far]:.3g} units from the others, which are {np.median(apart):.3g} apart: the "
+            "format would move them; take it out, or correct its pose"
+        )
 
 
 def world_to_camera(quaternions: np.ndarray, centres: np.ndarray, origin: tuple[float, float, float]) -> np.ndarray:

@@ -20,6 +20,7 @@ from lmvic_ns.bitstream.layout import (
     Block,
     Unit,
     UnitHead,
+    binding_of,
     index_bytes,
     stored_header_bytes,
     unpack_index,
@@ -69,6 +70,8 @@ class Reader:
         self.problems: list[str] = []
         self._lock = threading.Lock()
         try:
+            if self.path.exists() and not self.path.is_file() and not self.path.is_dir():
+                raise BitstreamError(f"cannot read {self.path}: is a device or a pipe; save it to a file first")
             self._file: BinaryIO = open(self.path, "rb")  # noqa: SIM115
         except OSError as error:
             raise BitstreamError(f"cannot read {self.path}: {error.strerror or error}") from error
@@ -88,6 +91,7 @@ class Reader:
         self.file_size = os.fstat(self._file.fileno()).st_size
         preamble = self._read(0, PREAMBLE_BYTES)
         size = stored_header_bytes(preamble)
+        self._binding = binding_of(preamble)
         if size > self.file_size - PREAMBLE_BYTES:
             raise BitstreamError(f"header: expected {size} bytes, the file ends after {self.file_size}")
         self.header: FileHeader = unpack_preamble_and_header(preamble, self._read(PREAMBLE_BYTES, size))
@@ -103,7 +107,7 @@ class Reader:
             blocks = self._indexed_blocks(begin)
         except BitstreamError as error:
             self.problems.append(f"{error}; searched the file for intact units instead")
-            blocks = scan_blocks(self._file, self.header, begin, self.file_size)
+            blocks = scan_blocks(self._file, self.header, self._binding, begin, self.file_size)
             self._found = _units(blocks)
         self._units = _units(blocks)
         self._sections: dict[str, Block] = {}
@@ -120,7 +124,7 @@ class Reader:
 
     def _add_section(self, block: Block) -> None:
         try:
-            tag, size, _, _ = unpack_section_head(self._read(block.offset, SECTION_HEAD_BYTES))
+            tag, size, _, _ = unpack_section_head(self._read(block.offset, SECTION_HEAD_BYTES), self._binding)
             if size + SECTION_HEAD_BYTES != block.size or tag in self._sections:
                 raise BitstreamError(f"section {tag}: expected once, with {block.size - SECTION_HEAD_BYTES} bytes")
             self._sections[tag] = block
@@ -160,7 +164,7 @@ class Reader:
         return Unit(depth, image)
 
     def _unit_head(self, block: Block, view: int) -> UnitHead:
-        head = unpack_unit_head(self._read(block.offset, UNIT_HEAD_BYTES), self.header)
+        head = unpack_unit_head(self._read(block.offset, UNIT_HEAD_BYTES), self.header, self._binding)
         if head.view != view or head.size != block.size:
             raise BitstreamError(f"expected view {view} with {block.size} bytes, found view {head.view} with {head.size}")
         return head
@@ -170,7 +174,7 @@ class Reader:
         with self._lock:
             if self._found is None:
                 try:
-                    self._found = _units(scan_blocks(self._file, self.header, self._begin, self.file_size))
+                    self._found = _units(scan_blocks(self._file, self.header, self._binding, self._begin, self.file_size))
                 except OSError as error:
                     raise BitstreamError(f"cannot read {self.path}: {error.strerror or error}") from error
             return self._found.get(view)
@@ -187,7 +191,7 @@ class Reader:
         data = self._read(block.offset, block.size)
         if len(data) != block.size:
             raise BitstreamError(f"{self.path.name}: section {tag}: expected {block.size} bytes, found {len(data)}")
-        _, _, crc, fields_crc = unpack_section_head(data[:SECTION_HEAD_BYTES])
+        _, _, crc, fields_crc = unpack_section_head(data[:SECTION_HEAD_BYTES], self._binding)
         found = crc32c(memoryview(data)[SECTION_HEAD_BYTES:], fields_crc)
         if found != crc:
             raise BitstreamError(f"{self.path.name}: section {tag}: damaged: expected CRC-32C {crc:08x}, found {found:08x}")

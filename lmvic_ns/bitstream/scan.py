@@ -26,7 +26,7 @@ _MARK = re.compile(re.escape(UNIT_SYNC) + b"|" + re.escape(SECTION_SYNC))
 _COST_OF_A_MARK = 1024  # bytes of checksum that looking at a false mark is counted as
 
 
-def scan_blocks(file: BinaryIO, header: FileHeader, begin: int, end: int) -> list[Block]:
+def scan_blocks(file: BinaryIO, header: FileHeader, binding: int, begin: int, end: int) -> list[Block]:
     """Every block between two offsets whose checksums hold, in file order; the first one of each view.
 
     Checksums of about twice the file's size are computed at most, so that forged marks cannot make this slow.
@@ -38,7 +38,7 @@ def scan_blocks(file: BinaryIO, header: FileHeader, begin: int, end: int) -> lis
     at, sections = begin, 0
     while (at := marks.next_from(at)) >= 0 and budget > 0:
         try:
-            block, checked = _intact_block(file, header, at, end, budget)
+            block, checked = _intact_block(file, header, binding, at, end, budget)
         except BitstreamError:
             block, checked = None, 0
         budget -= max(checked, _COST_OF_A_MARK)
@@ -54,14 +54,14 @@ def scan_blocks(file: BinaryIO, header: FileHeader, begin: int, end: int) -> lis
     return blocks
 
 
-def leading_blocks(file: BinaryIO, header: FileHeader, begin: int, end: int) -> list[Block]:
+def leading_blocks(file: BinaryIO, header: FileHeader, binding: int, begin: int, end: int) -> list[Block]:
     """The unbroken run of intact blocks from `begin` on: what an interrupted encode has finished."""
     blocks: list[Block] = []
     seen: set[int] = set()
     at = begin
     while at < end:
         try:
-            block, _ = _intact_block(file, header, at, end, 2 * (end - begin))
+            block, _ = _intact_block(file, header, binding, at, end, 2 * (end - begin))
         except BitstreamError:
             break
         if block is None or (block.entry != SECTION_ENTRY and block.entry in seen):
@@ -84,7 +84,7 @@ def crc_of_range(file: BinaryIO, offset: int, size: int, crc: int) -> int:
     return crc
 
 
-def _intact_block(file: BinaryIO, header: FileHeader, at: int, end: int, budget: int) -> tuple[Block | None, int]:
+def _intact_block(file: BinaryIO, header: FileHeader, binding: int, at: int, end: int, budget: int) -> tuple[Block | None, int]:
     """The block at `at`, or None if a checksum fails; and how many bytes were checked.
 
     Raises:
@@ -93,13 +93,13 @@ def _intact_block(file: BinaryIO, header: FileHeader, at: int, end: int, budget:
     file.seek(at)
     head = file.read(min(UNIT_HEAD_BYTES, end - at))
     if head[:_SYNC_BYTES] == SECTION_SYNC:
-        _, payload, crc, fields_crc = unpack_section_head(head)
+        _, payload, crc, fields_crc = unpack_section_head(head, binding)
         size = SECTION_HEAD_BYTES + payload
         if size > min(end - at, budget):
             return None, SECTION_HEAD_BYTES
         good = crc_of_range(file, at + SECTION_HEAD_BYTES, payload, fields_crc) == crc
         return (Block(SECTION_ENTRY, at, size) if good else None), size
-    unit = unpack_unit_head(head, header)
+    unit = unpack_unit_head(head, header, binding)
     if unit.size > min(end - at, budget):
         return None, UNIT_HEAD_BYTES
     begin = at + UNIT_HEAD_BYTES

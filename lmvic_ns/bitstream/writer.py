@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from lmvic_ns._util.output import check_plain
 from lmvic_ns.bitstream import limits
 from lmvic_ns.bitstream.header import FileHeader
 from lmvic_ns.bitstream.layout import (
@@ -16,6 +17,7 @@ from lmvic_ns.bitstream.layout import (
     UNIT_HEAD_BYTES,
     Block,
     Unit,
+    binding_of,
     check_tag,
     pack_index_and_trailer,
     pack_preamble_and_header,
@@ -26,7 +28,7 @@ from lmvic_ns.bitstream.layout import (
     unpack_section_head,
     unpack_unit_head,
 )
-from lmvic_ns.bitstream.partial import SETTINGS_TAG, finished_path, partial_path, settings_of
+from lmvic_ns.bitstream.partial import SETTINGS_TAG, finished_path, partial_path, read_partial, settings_of
 from lmvic_ns.bitstream.scan import leading_blocks
 from lmvic_ns.errors import BitstreamError, LmvicError
 
@@ -43,12 +45,13 @@ class Writer:
     Args:
         path: the finished file; an older one is replaced at the end, not before.
         header: of the scene; see `FileHeader.build`.
-        resume: go on with the partial file of an interrupted encode, if there is one, and keep it on failure.
+        resume: go on with the partial file of an interrupted encode, if there is one, and keep it on failure. Without, one
+            that holds views is refused.
         settings: what else the units depend on (options, pictures), as some bytes; a partial file that was begun with
             others is refused.
 
     Raises:
-        LmvicError: the file cannot be written, or another run is writing it.
+        LmvicError: the file cannot be written, another run is writing it, or an interrupted encode would be lost.
         OtherSettingsError: the partial file was begun with another header or other settings.
         BitstreamError: the header is against the format's rules.
     """
@@ -60,7 +63,9 @@ class Writer:
         self.path = finished_path(path)
         self.partial = partial_path(path)
         self.header = header
+        check_plain(self.path)
         self._settings = settings
+        self._binding = binding_of(front)
         self._keep = resume
         self._blocks: list[Block] = []
         self._units: dict[int, Block] = {}
@@ -76,6 +81,7 @@ class Writer:
                 self._take_up(self._file)
             else:
                 if os.fstat(self._file.fileno()).st_size:
+                    self._check_nothing_lost()
                     self._file.truncate(0)
                 self._append(front)
             self._mark_settings()
@@ -107,8 +113,8 @@ class Writer:
         """
         if not 0 <= view < len(self.header.views) or view in self._units:
             raise BitstreamError(f"view {view}: expected each of {len(self.header.views)} views once")
-        head = pack_unit_head(view, depth, image)
-        unpack_unit_head(head, self.header)  # the limits of this view
+        head = pack_unit_head(view, depth, image, self._binding)
+        unpack_unit_head(head, self.header, self._binding)  # the limits of this view
         self._units[view] = self._add(view + 1, head, depth, image)
 
     def add_section(self, tag: str, data: bytes) -> None:
@@ -121,7 +127,7 @@ class Writer:
         check_tag(tag)
         if tag in self._tags or len(self._tags) >= limits.MAX_SECTIONS or len(data) > limits.MAX_SECTION_BYTES:
             raise BitstreamError(f"section {tag}: expected once, at most {limits.MAX_SECTIONS} sections, and less data")
-        self._add(SECTION_ENTRY, pack_section_head(tag, data), data)
+        self._add(SECTION_ENTRY, pack_section_head(tag, data, self._binding), data)
         self._tags.add(tag)
 
     def has_section(self, tag: str) -> bool:
@@ -139,7 +145,7 @@ class Writer:
             raise BitstreamError(f"view {view}: its unit is not written yet")
         file = self._open_file()
         file.seek(block.offset)
-        head = unpack_unit_head(file.read(UNIT_HEAD_BYTES), self.header)
+        head = unpack_unit_head(file.read(UNIT_HEAD_BYTES), self.header, self._binding)
         unit = Unit(file.read(head.depth_bytes), file.read(head.image_bytes))
         file.seek(self._end)
         return unit
@@ -218,7 +224,7 @@ class Writer:
             return
         file = self._open_file()
         file.seek(self._end)
-        file.write(pack_section_head(SETTINGS_TAG, self._settings) + self._settings)
+        file.write(pack_section_head(SETTINGS_TAG, self._settings, self._binding) + self._settings)
         file.truncate()
         file.flush()
 
@@ -239,6 +245,20 @@ class Writer:
         except OSError:  # a file system without locks
             return
 
+    def _check_nothing_lost(self) -> None:
+        """Refuse to begin anew over a partial file that holds views, or that is not ours.
+
+        Raises:
+            LmvicError: says how many.
+        """
+        state = read_partial(self.partial)
+        if state.done:
+            views = f"{len(state.done)} of {len(state.header.views) if state.header else 0} views"
+            raise LmvicError(
+                f"{self.partial}: holds {views} of an interrupted encode: go on with it (resume=True), or delete it to begin "
+                "anew"
+            )
+
     def _take_up(self, file: BinaryIO) -> None:
         """Read what an interrupted encode left, and cut a torn unit off its end."""
         front = pack_preamble_and_header(self.header)
@@ -252,10 +272,11 @@ class Writer:
             preamble = file.read(PREAMBLE_BYTES)
             stored = file.read(stored_header_bytes(preamble))
             same = unpack_preamble_and_header(preamble, stored) == self.header
+            self._binding = binding_of(preamble)  # another zlib may have stored the same header otherwise
         except BitstreamError:
             same, stored = False, b""
         begin = PREAMBLE_BYTES + len(stored)
-        blocks = leading_blocks(file, self.header, begin, file.seek(0, os.SEEK_END)) if same else []
+        blocks = leading_blocks(file, self.header, self._binding, begin, file.seek(0, os.SEEK_END)) if same else []
         settings = settings_of(file, blocks)
         if not same or (settings is not None and self._settings is not None and settings != self._settings):
             raise OtherSettingsError(
@@ -267,7 +288,7 @@ class Writer:
         for block in self._blocks:
             if block.entry == SECTION_ENTRY:
                 file.seek(block.offset)
-                self._tags.add(unpack_section_head(file.read(min(block.size, UNIT_HEAD_BYTES)))[0])
+                self._tags.add(unpack_section_head(file.read(min(block.size, UNIT_HEAD_BYTES)), self._binding)[0])
             else:
                 self._units[block.entry - 1] = block
         self._end = self._blocks[-1].offset + self._blocks[-1].size if self._blocks else begin

@@ -52,11 +52,13 @@ class RateDistortionOptions:
 
 def rate_distortion(options: RateDistortionOptions) -> None:
     """Rate-distortion of our codec and its peers on the same pictures."""
+    from lmvic_ns._util.results import ResultsOutput
     from lmvic_ns.evaluation.cache import ResultCache
     from lmvic_ns.evaluation.image_set import load_image_set
     from lmvic_ns.evaluation.rd import bd_table, compare, planned
     from lmvic_ns.evaluation.registry import make_codec
-    from lmvic_ns.evaluation.report import command_line, write_comparison
+    from lmvic_ns.evaluation.report import command_line, comparison_names, write_comparison
+    from lmvic_ns.workflows.options import weights_inputs
 
     sets = [load_image_set(path, pinhole=options.pictures == "pinhole", limit=options.limit) for path in options.sets]
     if len({images.name for images in sets}) != len(sets):
@@ -65,20 +67,26 @@ def rate_distortion(options: RateDistortionOptions) -> None:
     codecs = [make_codec(name, weights=options.weights, device=options.device) for name in names]
     settings = _parse_settings(options.settings, names)
     orders = ("file", "ours") if options.orders == "both" else (options.orders,)
-    with progress(planned(sets, codecs, settings, orders)) as advance:
-        comparison = compare(sets, codecs, settings=settings, orders=orders, cache=ResultCache(options.cache), on_point=advance)
-    for name, reason in comparison.missing.items():
-        print(f"not measured: {name}: {reason}")
-    if not comparison.points:
-        raise LmvicError("nothing could be measured")
-    measured = {point.codec for point in comparison.points} | {point.label for point in comparison.points}
-    anchor = options.anchor
-    if anchor not in measured:
-        anchor = comparison.points[0].label
-        print(f"the anchor {options.anchor} was not measured; BD-rates refer to {anchor}")
-    entries = bd_table(comparison.points, anchor, method=options.method)
-    for path in write_comparison(comparison, entries, anchor, options.output, command_line(), html=options.html):
-        print(path)
+    expected = comparison_names([images.name for images in sets], options.html)
+    inputs = (*options.sets, *weights_inputs(options.weights))
+    with ResultsOutput(options.output, names=expected, inputs=inputs) as output:
+        with progress(planned(sets, codecs, settings, orders)) as advance:
+            comparison = compare(
+                sets, codecs, settings=settings, orders=orders, cache=ResultCache(options.cache), on_point=advance
+            )
+        for name, reason in comparison.missing.items():
+            print(f"not measured: {name}: {reason}")
+        if not comparison.points:
+            raise LmvicError("nothing could be measured")
+        measured = {point.codec for point in comparison.points} | {point.label for point in comparison.points}
+        anchor = options.anchor
+        if anchor not in measured:
+            anchor = comparison.points[0].label
+            print(f"the anchor {options.anchor} was not measured; BD-rates refer to {anchor}")
+        entries = bd_table(comparison.points, anchor, method=options.method)
+        write_comparison(comparison, entries, anchor, output.staging, command_line(), html=options.html)
+        for path in output.keep():
+            print(path)
 
 
 def _parse_settings(texts: tuple[str, ...], names: list[str]) -> dict[str, list[float]]:

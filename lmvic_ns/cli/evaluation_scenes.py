@@ -15,6 +15,7 @@ from lmvic_ns.evaluation.progress import progress
 from lmvic_ns.workflows.options import EffortName
 
 if TYPE_CHECKING:
+    from lmvic_ns._util.results import ResultsOutput
     from lmvic_ns.scene import MultiViewScene
 
 
@@ -43,18 +44,24 @@ class AlignmentOptions:
 
 def alignment(options: AlignmentOptions) -> None:
     """How well each way of aligning brings a view onto the next one (the paper's Table 2)."""
+    from lmvic_ns._util.results import ResultsOutput
     from lmvic_ns.scene import MultiViewScene
 
     if options.depth and len(options.scenes) + (options.load_config is not None) > 1:
         raise LmvicError("--depth KIND=FOLDER is for one scene at a time")
     if not options.scenes and options.load_config is None:
         raise LmvicError("give a scene's folder, or --load-config with the config.yml of a trained lmvic-splat")
-    if options.load_config is not None:
-        name, scene, depths = trained_scene(options.load_config)
-        _align(name, scene, depths, options)
-    for path in options.scenes:
-        scene = MultiViewScene.from_dataset(path)
-        _align(path.resolve().name, scene, {"scene": scene} if scene.has_depth else {}, options)
+    folders = (text.partition("=")[2] for text in options.depth)
+    inputs = (*options.scenes, *(Path(folder) for folder in folders if folder), *filter(None, [options.load_config]))
+    titles = [path.resolve().name for path in options.scenes]
+    expected = [f"alignment-{title}.{kind}" for title in titles for kind in ("csv", "md")]
+    with ResultsOutput(options.output, names=expected, inputs=inputs) as output:
+        if options.load_config is not None:
+            name, scene, depths = trained_scene(options.load_config)
+            _align(name, scene, depths, options, output)
+        for path, title in zip(options.scenes, titles, strict=True):
+            scene = MultiViewScene.from_dataset(path)
+            _align(title, scene, {"scene": scene} if scene.has_depth else {}, options, output)
 
 
 def trained_scene(config: Path) -> tuple[str, MultiViewScene, dict[str, MultiViewScene]]:
@@ -76,7 +83,13 @@ def trained_scene(config: Path) -> tuple[str, MultiViewScene, dict[str, MultiVie
     return trained.folder.resolve().name, median, depths
 
 
-def _align(name: str, scene: MultiViewScene, depths: dict[str, MultiViewScene], options: AlignmentOptions) -> None:
+def _align(
+    name: str,
+    scene: MultiViewScene,
+    depths: dict[str, MultiViewScene],
+    options: AlignmentOptions,
+    output: ResultsOutput,
+) -> None:
     from lmvic_ns.evaluation.alignment import align_scene, consecutive_pairs, write_alignment, write_pair_picture
     from lmvic_ns.evaluation.image_set import pose_chain, to_8_bit
     from lmvic_ns.evaluation.report import command_line
@@ -103,10 +116,11 @@ def _align(name: str, scene: MultiViewScene, depths: dict[str, MultiViewScene], 
             results += pair.results
             if number < options.pictures_of:
                 first = pair.results[0]
-                write_pair_picture(pair, options.output / f"alignment-{name}-{first.reference}-{first.target}.jpg")
+                write_pair_picture(pair, output.staging / f"alignment-{name}-{first.reference}-{first.target}.jpg")
             advance(f"aligning {name}")
-    for written in write_alignment(results, missing, options.output, name, command_line(), mask_from):
-        print(written)
+    for written in write_alignment(results, missing, output.staging, name, command_line(), mask_from):
+        print(options.output / written.name)
+    output.keep()  # the next scene may fail
 
 
 def _same_views(scene: MultiViewScene, folder: Path) -> MultiViewScene:
@@ -154,17 +168,21 @@ class AblationOptions:
 
 def ablation(options: AblationOptions) -> None:
     """What each part of the method is worth, as BD-rate against the whole (the paper's Figure 7)."""
+    from lmvic_ns._util.results import ResultsOutput
     from lmvic_ns.evaluation.ablation import FULL, VARIANTS, variant
     from lmvic_ns.evaluation.cache import ResultCache
     from lmvic_ns.evaluation.image_set import load_image_set
     from lmvic_ns.evaluation.rd import Comparison, bd_table, compare, planned
-    from lmvic_ns.evaluation.report import command_line, write_comparison
+    from lmvic_ns.evaluation.report import command_line, comparison_names, write_comparison
+    from lmvic_ns.workflows.options import weights_inputs
 
     names = [n.strip() for n in options.variants.split(",") if n.strip()] or list(VARIANTS)
     names = list(dict.fromkeys([FULL, *names]))
     qualities = [float(q) for q in options.qualities.split(",")]
     points, missing = [], {}
-    with tempfile.TemporaryDirectory(prefix="lmvic-ablation-") as folder:
+    expected = comparison_names([path.resolve().name for path in options.scenes], html=False)
+    output = ResultsOutput(options.output, names=expected, inputs=(*options.scenes, *weights_inputs(options.weights)))
+    with output, tempfile.TemporaryDirectory(prefix="lmvic-ablation-") as folder:
         for path in options.scenes:
             images = load_image_set(path, pinhole=True, limit=options.limit)
             if not images.scene.has_depth:
@@ -180,12 +198,13 @@ def ablation(options: AblationOptions) -> None:
                 result = compare([images], codecs, settings=settings, cache=ResultCache(options.cache), on_point=advance)
             points += result.points
             missing.update(result.missing)
-    comparison = Comparison(tuple(points), missing)
-    if not points:
-        raise LmvicError("nothing could be measured: " + "; ".join(f"{k}: {v}" for k, v in missing.items()))
-    entries = bd_table(points, FULL)
-    for written in write_comparison(comparison, entries, FULL, options.output, command_line(), html=False):
-        print(written)
+        comparison = Comparison(tuple(points), missing)
+        if not points:
+            raise LmvicError("nothing could be measured: " + "; ".join(f"{k}: {v}" for k, v in missing.items()))
+        entries = bd_table(points, FULL)
+        write_comparison(comparison, entries, FULL, output.staging, command_line(), html=False)
+        for written in output.keep():
+            print(written)
 
 
 @dataclass(frozen=True)
@@ -223,39 +242,42 @@ def speed(options: SpeedOptions) -> None:
 
     import torch
 
+    from lmvic_ns._util.results import ResultsOutput
     from lmvic_ns.evaluation.report import command_line, markdown_table, write_csv
     from lmvic_ns.evaluation.speed import SPEED_HEADER, measure_speed, speed_rows
 
     devices = [d for d in options.devices.split(",") if d] or (["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
     names = [n.strip() for n in options.weights.split(",") if n.strip()]
     threads = options.threads or os.cpu_count() or 1
-    results = []
-    with progress(len(names) * len(devices)) as advance:
-        for name in names:
-            for device in devices:
-                with tempfile.TemporaryDirectory(prefix="lmvic-speed-") as folder:
-                    results.append(
-                        measure_speed(
-                            name,
-                            device,
-                            options.scene,
-                            Path(folder),
-                            views=options.views,
-                            size=(options.height, options.width),
-                            quality=options.quality,
-                            threads=threads,
-                            effort=options.effort,
+    inputs = () if options.scene is None else (options.scene,)
+    with ResultsOutput(options.output, names=("speed.csv", "speed.md"), inputs=inputs) as output:
+        results = []
+        with progress(len(names) * len(devices)) as advance:
+            for name in names:
+                for device in devices:
+                    with tempfile.TemporaryDirectory(prefix="lmvic-speed-") as folder:
+                        results.append(
+                            measure_speed(
+                                name,
+                                device,
+                                options.scene,
+                                Path(folder),
+                                views=options.views,
+                                size=(options.height, options.width),
+                                quality=options.quality,
+                                threads=threads,
+                                effort=options.effort,
+                            )
                         )
-                    )
-                advance(f"{name} on {device}")
-    rows = [row for result in results for row in speed_rows(result)]
-    first = results[0]
-    facts = f"{first.views} views of {first.pixels / 1e6:.2f} MP, quality {options.quality}. " + "; ".join(
-        dict.fromkeys(f"{r.device}: {r.machine}" for r in results)
-    )
-    write_csv(options.output / "speed.csv", [*SPEED_HEADER, "machine", "bpp"], (
-        [*row, result.machine, f"{result.bits_per_pixel:.4f}"] for result in results for row in speed_rows(result)
-    ), command_line())  # fmt: skip
-    text = f"# Speed\n\n```\n{command_line()}\n```\n\n{facts}\n\n{markdown_table(SPEED_HEADER, rows)}"
-    (options.output / "speed.md").write_text(text)
-    print(text)
+                    advance(f"{name} on {device}")
+        rows = [row for result in results for row in speed_rows(result)]
+        first = results[0]
+        facts = f"{first.views} views of {first.pixels / 1e6:.2f} MP, quality {options.quality}. " + "; ".join(
+            dict.fromkeys(f"{r.device}: {r.machine}" for r in results)
+        )
+        write_csv(output.staging / "speed.csv", [*SPEED_HEADER, "machine", "bpp"], (
+            [*row, result.machine, f"{result.bits_per_pixel:.4f}"] for result in results for row in speed_rows(result)
+        ), command_line())  # fmt: skip
+        text = f"# Speed\n\n```\n{command_line()}\n```\n\n{facts}\n\n{markdown_table(SPEED_HEADER, rows)}"
+        (output.staging / "speed.md").write_text(text, encoding="utf-8")
+        print(text)

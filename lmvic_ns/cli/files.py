@@ -47,8 +47,8 @@ def encode(config: EncodeConfig) -> int:
     check_output(config.file, config.overwrite, inputs)
     if config.points != "none":
         files.check_points()
-    if files.masked:
-        say(f"{config.dataset}: has {files.masked} masks, which are not coded: the whole pictures are")
+    for line in files.remarks():
+        say(f"{config.dataset}: {line}")
     if config.report is not None:
         check_report(config.report, config.overwrite, inputs)
     source = f"{config.depth} {files.fingerprint()}"

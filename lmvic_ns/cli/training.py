@@ -11,10 +11,11 @@ from typing import Literal
 import tyro
 from torch import Tensor
 
+from lmvic_ns._util.output import check_file
 from lmvic_ns.depth_sources.sfm import find_scenes
 from lmvic_ns.training import TrainingError, require_lightning
 from lmvic_ns.training.data import LevelConfig, PhotoDataset, collate_photos
-from lmvic_ns.training.pack import Pack, PackConfig, write_pack
+from lmvic_ns.training.pack import Pack, PackConfig, is_pack, write_pack
 from lmvic_ns.training.pairs import PairBatch
 from lmvic_ns.training.photos import CropConfig, PhotoCrops, PhotoSet, centre_crops, load_photos
 from lmvic_ns.training.scenes import (
@@ -90,10 +91,14 @@ class TrainPackConfig:
     exclude: tuple[str, ...] = ()
     """Shell patterns of names (of photographs or scenes) to leave out."""
     pack: PackConfig = field(default_factory=PackConfig)
+    overwrite: bool = False
+    """Replace a pack that is there."""
 
 
 def train_pack(config: TrainPackConfig) -> None:
     """Write a training pack: photographs and scenes with depth in one file."""
+    inputs = (config.data, *(() if config.scenes is None else (config.scenes,)))
+    check_file(config.output, inputs=inputs, overwrite=config.overwrite, ours=is_pack, kind="a training pack")
     photos = find_photos(config.data).exclude(config.exclude)
     folders = [] if config.scenes is None else find_scenes(config.scenes)
     scenes = [load_scene(f) for f in folders if not any(fnmatch(f.name, pattern) for pattern in config.exclude)]

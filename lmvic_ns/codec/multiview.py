@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lmvic_ns.bitstream.header import FileHeader
+from lmvic_ns.bitstream.header import ENCODE_BYTES, FileHeader
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.bitstream.writer import Writer
 from lmvic_ns.codec.effort import Effort
@@ -129,8 +130,10 @@ class EncodeOptions:
         with_depth: code depth even for views that no reference needs (so that a decoder can give it out).
         effort: what is fitted to each view before it is coded: by default its depth, to how well it warps
             (`Effort.named`).
-        resume: go on with the `.partial` file of an interrupted encode.
-        settings: what a `.partial` file must have been begun with to be gone on with (see `Writer`).
+        resume: go on with the `.partial` file of an interrupted encode, and keep it on failure; without, one that holds views
+            is refused.
+        settings: what stands for all else that the units depend on, such as the pictures: a `.partial` file must have been
+            begun with the same to be gone on with (see `Writer`), and files that differ in it share no units.
     """
 
     quality: int = DEFAULT_QUALITY
@@ -186,7 +189,7 @@ class MultiViewCodec:
 
         Raises:
             SceneError: the tree does not fit the scene, or a reference is wanted and there is no depth.
-            LmvicError: the file cannot be written.
+            LmvicError: the file cannot be written, or an interrupted encode would be lost.
         """
         options = options or EncodeOptions(quality=quality)
         for level in (options.quality, options.depth_quality):
@@ -226,6 +229,7 @@ class MultiViewCodec:
             quality=float(options.quality),
             view_quality=levels,
             inverse_depth_scale=scale,
+            encode=_digest(options),
         )
         cameras = file_cameras(header)  # as the file holds them, so that both sides compute with the same bits
         records: list[EncodedView] = []
@@ -432,6 +436,12 @@ def _descendants(children: Mapping[int, Sequence[int]], view: int) -> list[int]:
         found.append(view)
         stack.extend(children[view])
     return found
+
+
+def _digest(options: EncodeOptions) -> bytes:
+    """Stands for the options in the header, so that units of two encodes of one scene are never mixed."""
+    text = repr(replace(options, resume=False))
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=ENCODE_BYTES).digest()
 
 
 def _psnr_8bit(decoded: Tensor, original: Tensor) -> float:

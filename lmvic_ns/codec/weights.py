@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
+from lmvic_ns._util.output import whole_file
 from lmvic_ns.codec.networks.fixed_point import FixedPointConv2d
 from lmvic_ns.codec.networks.layers import LevelVector
 from lmvic_ns.codec.networks.model import ModelConfig, MultiViewModel
@@ -79,12 +80,14 @@ def serialize(model: MultiViewModel, metadata: Mapping[str, str] | None = None, 
 
 
 def save_weights(model: MultiViewModel, path: Path, metadata: Mapping[str, str] | None = None, *, half: bool = True) -> None:
-    """Writes a weights file; see `serialize`."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(serialize(model, metadata, half=half))
-    partial.replace(path)
+    """Writes a weights file in one step; see `serialize`.
+
+    Raises:
+        LmvicError: it cannot be written.
+    """
+    data = serialize(model, metadata, half=half)
+    with whole_file(Path(path)) as partial:
+        partial.write_bytes(data)
 
 
 def deserialize(data: bytes, origin: str) -> Weights:

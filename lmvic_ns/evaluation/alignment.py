@@ -129,7 +129,7 @@ def write_alignment(
     text.append("")
     text.append(markdown_table(["method", "PSNR, dB", "MS-SSIM", "PSNR masked, dB", "MS-SSIM masked"], rows))
     text += [f"- not measured: {name}: {reason}" for name, reason in missing.items()]
-    summary.write_text("\n".join(text).rstrip() + "\n")
+    summary.write_text("\n".join(text).rstrip() + "\n", encoding="utf-8")
     return [table, summary]
 
 

@@ -13,6 +13,13 @@ from typing import Any
 
 from lmvic_ns.evaluation.rd import BDEntry, Comparison, RatePoint, curves
 
+TABLES = ("rd.csv", "rd-views.csv", "bd-rate.csv", "rd.md")
+
+
+def comparison_names(sets: Iterable[str], html: bool) -> list[str]:
+    """Names of the files that `write_comparison` writes for sets of these names."""
+    return [*TABLES, *(f"rd-{name}.{kind}" for name in sets for kind in ("png", *(("html",) if html else ())))]
+
 
 def command_line() -> str:
     """The command that is running, as a person would type it."""
@@ -22,7 +29,7 @@ def command_line() -> str:
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]], command: str) -> None:
     """A CSV file whose first line is the command, as a comment."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         file.write(f"# {command}\n")
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
@@ -44,7 +51,7 @@ def write_comparison(
     comparison: Comparison, entries: Sequence[BDEntry], anchor: str, folder: Path, command: str, *, html: bool = True
 ) -> list[Path]:
     """rd.csv, rd-views.csv, bd-rate.csv, rd.md, and curves as rd-SET.png and rd-SET.html; returns what was written."""
-    written = [folder / name for name in ("rd.csv", "rd-views.csv", "bd-rate.csv", "rd.md")]
+    written = [folder / name for name in TABLES]
     points = sorted(comparison.points, key=lambda p: (p.images, p.label, p.bits_per_pixel))
     write_csv(
         written[0],
@@ -73,7 +80,7 @@ def write_comparison(
         ((e.images, e.codec, anchor, _number(e.psnr), _number(e.ms_ssim), e.reason) for e in entries),
         command,
     )
-    written[3].write_text(_summary(comparison, entries, anchor, command))
+    written[3].write_text(_summary(comparison, entries, anchor, command), encoding="utf-8")
     for images in dict.fromkeys(p.images for p in points):
         chosen = [p for p in points if p.images == images]
         written.append(folder / f"rd-{images}.png")

@@ -8,11 +8,14 @@ names that collide then get a number. Nothing of where the pictures lie on this 
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 UNFIT = frozenset('\\:*?"<>|')
 """Characters beside `/` that some file system takes for something else."""
+DEVICES = frozenset({"CON", "PRN", "AUX", "NUL", *(f"{kind}{i}" for kind in ("COM", "LPT") for i in range(1, 10))})
+"""Names that are no files on Windows."""
 MAX_NAME_BYTES = 200
 """Of a whole name in UTF-8: the file format's limit is 255, and a file name needs room for a suffix."""
 
@@ -40,18 +43,23 @@ def view_names(paths: Sequence[Path], folder: Path) -> list[str]:
 
 def unique_names(names: Sequence[str]) -> list[str]:
     """Names that are too long cut, and numbers behind those that occur before (whatever their case)."""
-    taken = {name.casefold() for name in names}
+    taken = {_key(name) for name in names}
     seen: set[str] = set()
     result = []
     for name in names:
         chosen, number = _cut(name, MAX_NAME_BYTES), 1
-        while chosen.casefold() in seen or (number > 1 and chosen.casefold() in taken):
+        while _key(chosen) in seen or (number > 1 and _key(chosen) in taken):
             number += 1
             tail = f"-{number}"
             chosen = _cut(name, MAX_NAME_BYTES - len(tail)) + tail
-        seen.add(chosen.casefold())
+        seen.add(_key(chosen))
         result.append(chosen)
     return result
+
+
+def _key(name: str) -> str:
+    """The same for names that some system takes for one: of other case, or with accents written in another way."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def fitting(part: str) -> str:
@@ -59,7 +67,12 @@ def fitting(part: str) -> str:
     text = "".join(c if c.isprintable() and c not in UNFIT and c != "/" else "_" for c in part)
     stripped = text.strip(" ")
     text = stripped.rstrip(".") + "_" * (len(stripped) - len(stripped.rstrip(".")))
-    return text or "_"
+    return f"_{text}" if _is_device(text) else text or "_"
+
+
+def _is_device(part: str) -> bool:
+    """Whether Windows takes a part of a path for a device, whatever its suffix."""
+    return part.split(".")[0].strip().upper() in DEVICES
 
 
 def unfit(name: str) -> bool:
@@ -67,7 +80,7 @@ def unfit(name: str) -> bool:
     parts = name.split("/")
     return (
         not name
-        or any(part in ("", ".", "..") or not part.strip() or UNFIT & set(part) for part in parts)
+        or any(part in ("", ".", "..") or not part.strip() or UNFIT & set(part) or _is_device(part) for part in parts)
         or any(not c.isprintable() for c in name)
     )
 

@@ -34,6 +34,8 @@ NERFSTUDIO_DEPTH_UNIT = 1e-3
 """nerfstudio's default depth_unit_scale_factor: depth files count thousandths of a scene unit."""
 
 _PERSPECTIVE_MODELS = {"SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV"}
+_OTHER_DISTORTION = ("k5", "k6", "p3", "p4", "s1", "s2", "s3", "s4", "sk_x", "sk_y")  # of COLMAP, OpenCV, instant-ngp
+_FARTHEST = 1e15  # scene units from the world's origin
 _ALMOST_RIGID = 1e-2  # rotations off by more than this are refused
 _RIGID = 1e-6  # rotations off by more than this are replaced by the nearest one
 
@@ -171,8 +173,7 @@ def _frame(file: Path, meta: dict[str, Any], record: dict[str, Any], name: str) 
     declared = number("h", height), number("w", width)
     check_size(file, image_path, (width, height), (declared[1], declared[0]), rotated)
     camera = PinholeModel(number("fl_x"), number("fl_y", number("fl_x")), number("cx", width / 2), number("cy", height / 2))
-    if not (camera.fx > 0 and camera.fy > 0):
-        raise SceneError(f"{file}: focal lengths of {name!r} must be positive, not {camera.fx}, {camera.fy}")
+    _check_plausible(file, name, camera, height, width)
     lens = _lens(file, name, settings)
     try:
         pinhole = undistorted_pinhole(camera, lens, height, width)
@@ -192,12 +193,29 @@ def read_number(file: Path, name: str, settings: dict[str, Any], key: str, defau
     if value is None:
         raise SceneError(f"{file}: {key} is missing for {name!r}")
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
-        raise SceneError(f"{file}: {key} of {name!r} must be a finite number, not {value!r}")
+        raise SceneError(f"{file}: {key} of {name!r} must be a finite number, not {repr(value)[:60]}")
     return float(value)
 
 
+def _check_plausible(file: Path, name: str, camera: PinholeModel, height: int, width: int) -> None:
+    """Refuse what no reconstruction means by a camera: a file of it would be made, and its decoder could not use it."""
+    side = max(height, width)
+    if not (camera.fx > 0 and camera.fy > 0):
+        raise SceneError(f"{file}: focal lengths of {name!r} must be positive, not {camera.fx}, {camera.fy}")
+    if not all(1e-3 <= f / side <= 1e6 for f in (camera.fx, camera.fy)):
+        raise SceneError(
+            f"{file}: focal lengths of {name!r}, {camera.fx:g} and {camera.fy:g} pixels, are not those of a picture of "
+            f"{width} x {height}; correct fl_x and fl_y, or take the frame out"
+        )
+    if max(abs(camera.cx), abs(camera.cy)) > 1000 * side:
+        raise SceneError(
+            f"{file}: the principal point of {name!r}, {camera.cx:g}, {camera.cy:g}, lies far from its picture of "
+            f"{width} x {height}; correct cx and cy, or take the frame out"
+        )
+
+
 def _lens(file: Path, name: str, settings: dict[str, Any]) -> LensDistortion:
-    keys = ("k1", "k2", "k3", "k4", "p1", "p2")
+    keys, given = ("k1", "k2", "k3", "k4", "p1", "p2"), settings
     if "distortion_params" in settings:
         values = settings["distortion_params"]
         if not isinstance(values, list) or len(values) != len(keys):
@@ -206,6 +224,9 @@ def _lens(file: Path, name: str, settings: dict[str, Any]) -> LensDistortion:
     k1, k2, k3, k4, p1, p2 = (read_number(file, name, settings, key, 0.0) for key in keys)
     if k4 != 0:
         raise SceneError(f"{file}: distortion coefficient k4 of {name!r} is not supported (nor by nerfstudio); undistort first")
+    for key in _OTHER_DISTORTION:
+        if read_number(file, name, given, key, 0.0) != 0:
+            raise SceneError(f"{file}: {key} of {name!r} is not supported (nor by nerfstudio); undistort first")
     return LensDistortion(k1, k2, k3, p1, p2)
 
 
@@ -223,10 +244,14 @@ def read_pose(file: Path, name: str, matrix: Any) -> np.ndarray:
         raise SceneError(f"{file}: transform_matrix of {name!r} is missing or not a 4 x 4 matrix")
     if not np.isfinite(pose).all():
         raise SceneError(f"{file}: transform_matrix of {name!r} is not finite; remove the frame or give it a pose")
+    if np.abs(pose[:3]).max() > _FARTHEST:
+        raise SceneError(f"{file}: transform_matrix of {name!r} is too far from everything; remove the frame or correct it")
     pose = np.concatenate([pose[:3], [[0.0, 0.0, 0.0, 1.0]]])
     rotation = pose[:3, :3]
     off = np.abs(rotation @ rotation.T - np.eye(3)).max()
-    if off > _ALMOST_RIGID or np.linalg.det(rotation) < 0:
+    if off <= _ALMOST_RIGID and np.linalg.det(rotation) < 0:
+        raise SceneError(f"{file}: transform_matrix of {name!r} is not a rotation: it mirrors (axes are OpenGL's)")
+    if off > _ALMOST_RIGID:
         raise SceneError(f"{file}: transform_matrix of {name!r} is not a rotation and a translation (off by {off:.1e})")
     if off > _RIGID:
         u, _, vt = np.linalg.svd(rotation)
@@ -286,7 +311,7 @@ def _load_arrays(path: Path) -> np.ndarray:
 def _nearest_at_size(path: Path, depth: Tensor, height: int, width: int) -> Tensor:
     """A depth map of another resolution, sampled at the nearest pixel; another shape is refused."""
     h, w = depth.shape
-    if abs(h * width - w * height) > max(width, height):
+    if min(h, w) < 1 or abs(h * width - w * height) > max(width, height):
         raise SceneError(f"{path}: is {w} x {h}, which is not the shape of its {width} x {height} image")
     rows = torch.div((torch.arange(height) * 2 + 1) * h, 2 * height, rounding_mode="floor")
     columns = torch.div((torch.arange(width) * 2 + 1) * w, 2 * width, rounding_mode="floor")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from lmvic_ns.errors import SceneError
 
+_PATHS = {"file_path", "depth_file_path", "mask_path", "ply_file_path"}
 _BLENDER = (
     "this is a scene of Blender's kind, not of nerfstudio's: train on it with "
     "`ns-train lmvic-splat --data FOLDER blender-data`, then `lmvic export`"
@@ -48,7 +51,21 @@ def load_transforms(path: Path) -> dict[str, Any]:
         raise SceneError(f"{file}: no frames; a nerfstudio dataset lists its views under 'frames'")
     if not all(isinstance(r.get("file_path"), str) and r["file_path"] for r in records):
         raise SceneError(f"{file}: a frame has no file_path")
+    for named in (meta, *records):
+        for key in _PATHS & named.keys():
+            if isinstance(named[key], str) and not _can_be_a_path(named[key]):
+                hint = "correct it"
+                if "\0" not in named[key] and named[key].isprintable():
+                    hint = f"this terminal's encoding, {sys.getfilesystemencoding()}, lacks it: set LC_ALL=C.UTF-8"
+                raise SceneError(f"{file}: {key} {named[key]!r} holds what no path can hold; {hint}")
     return meta
+
+
+def _can_be_a_path(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
 
 
 def check_exists(file: Path, relative: str, what: str = "image") -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from lmvic_ns._util.output import whole_file
 from lmvic_ns.training import require_lightning
 from lmvic_ns.training.files import write_state
 from lmvic_ns.training.module import TrainingModule
@@ -60,9 +61,9 @@ class LearningCurve:
         self.path = path
         rows: list[dict[str, str]] = []
         if path.is_file() and from_step > 0:
-            with path.open(newline="") as stream:
+            with path.open(newline="", encoding="utf-8") as stream:
                 rows = [row for row in csv.DictReader(stream) if int(row["step"]) <= from_step]
-        with path.open("w", newline="") as stream:
+        with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(self.FIELDS)
             writer.writerows([row.get(name, "") for name in self.FIELDS] for row in rows)
@@ -70,7 +71,7 @@ class LearningCurve:
     def append(self, module: TrainingModule, training_loss: float, rows: Sequence[RdRow]) -> None:
         """Add one validation."""
         head = (module.step, f"{module.seconds:.1f}", module.samples_seen, f"{training_loss:.5f}", f"{score(rows):.5f}")
-        with self.path.open("a", newline="") as stream:
+        with self.path.open("a", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream, lineterminator="\n")
             for row in rows:
                 values = (f"{v:.5f}" if math.isfinite(v) else "" for v in (row.bpp, row.psnr, row.ms_ssim, row.loss))

@@ -12,7 +12,10 @@ from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
 
+from lmvic_ns._util.output import check_file, whole_file
 from lmvic_ns.training import TrainingError
+
+MARK = "lmvic train curves"
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class CurvesConfig:
     curves: tyro.conf.Positional[tuple[Path, ...]]
     """The runs' curve.csv (or their folders), in the order in which one started from the other."""
     output: Path = Path("learning-curves.png")
-    """The picture."""
+    """The picture; an older one that this command drew is replaced."""
     factors: tuple[float, ...] = (10.0, 100.0)
     """Multiples of the compute spent so far to extrapolate to."""
 
@@ -94,6 +97,7 @@ def power_law(crops: Float[np.ndarray, "n"], cost: Float[np.ndarray, "n"]) -> tu
 
 def train_curves(config: tyro.conf.OmitArgPrefixes[CurvesConfig]) -> None:
     """Draw learning curves and print what more of the same compute would bring."""
+    check_file(config.output, inputs=config.curves, overwrite=True, ours=_is_ours, kind="a picture that this command drew")
     curves: list[LearningCurve] = []
     for path in config.curves:
         curves.append(read_curve(path, curves[-1].crops[-1] if curves else 0.0))
@@ -130,7 +134,12 @@ def train_curves(config: tyro.conf.OmitArgPrefixes[CurvesConfig]) -> None:
 
 
 def draw(curves: list[LearningCurve], law: tuple[float, float, float] | None, path: Path) -> None:
-    """Cost against crops, logarithmic, with the fitted law ten times beyond the last point."""
+    """Cost against crops, logarithmic, with the fitted law ten times beyond the last point.
+
+    Raises:
+        TrainingError: matplotlib is missing, or does not know the format that the name asks for.
+        LmvicError: the file cannot be written.
+    """
     try:
         import matplotlib
 
@@ -149,6 +158,17 @@ def draw(curves: list[LearningCurve], law: tuple[float, float, float] | None, pa
     axes.grid(alpha=0.3)
     axes.legend()
     figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    plt.close(figure)
+    try:
+        with whole_file(path) as partial:
+            figure.savefig(partial, metadata={"Software": MARK} if path.suffix.lower() == ".png" else None)
+    except ValueError as error:  # matplotlib names the formats that it knows
+        raise TrainingError(f"{path}: cannot be drawn: {error}") from None
+    finally:
+        plt.close(figure)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is a PNG with our mark, which stands in front of the pixels; an empty one will do."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    return not head or MARK.encode() in head

@@ -28,7 +28,7 @@ from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.geometry.disparity import downsample_inverse_depth
 from lmvic_ns.geometry.prediction import predict_inverse_depth
 from lmvic_ns.scene import MultiViewScene
-from lmvic_ns.training.files import write_state
+from lmvic_ns.training.files import check_weights_output, write_state
 from lmvic_ns.training.runner import load_initial_weights
 from lmvic_ns.tree.ordering import pose_distance
 
@@ -52,6 +52,8 @@ class TrainDepthConfig:
     seed: int = 0
     exclude: tuple[str, ...] = field(default_factory=tuple)
     """Scene names to leave out."""
+    overwrite: bool = False
+    """Replace a weights file that is there."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ def _pad(x: Tensor) -> Tensor:
 
 def train_depth(config: tyro.conf.OmitArgPrefixes[TrainDepthConfig]) -> None:
     """Train the depth codec on the depth maps of prepared scenes, in minutes."""
+    read = (config.scenes, *(() if config.init is None else (config.init,)))
+    check_weights_output(config.output, inputs=read, overwrite=config.overwrite)
     torch.manual_seed(config.seed)
     model = build_model(config.preset, config.seed)
     if config.init is not None:

@@ -17,7 +17,7 @@ from lmvic_ns.codec.networks.image import ImageConfig
 from lmvic_ns.codec.networks.model import ModelConfig, MultiViewModel
 from lmvic_ns.codec.presets import build_model
 from lmvic_ns.training import TrainingError
-from lmvic_ns.training.files import write_state
+from lmvic_ns.training.files import check_weights_output, write_state
 from lmvic_ns.training.runner import load_initial_weights
 
 Segments = list[tuple[int, int]]
@@ -37,10 +37,13 @@ class GrowConfig:
     preset: str = "base"
     """Preset to make."""
     seed: int = 0
+    overwrite: bool = False
+    """Replace a weights file that is there."""
 
 
 def train_grow(config: tyro.conf.OmitArgPrefixes[GrowConfig]) -> None:
     """Make the start of a larger preset of a smaller one's trained weights."""
+    check_weights_output(config.output, inputs=(config.weights,), overwrite=config.overwrite)
     small, large = build_model(config.small), build_model(config.preset, config.seed)
     load_initial_weights(small, config.weights)
     grow(small, large, seed=config.seed)

@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lmvic_ns._util.output import whole_file
+from lmvic_ns._util.picture_files import picture_of_bytes
 from lmvic_ns.training import TrainingError
 from lmvic_ns.training.photos import PhotoSet
 from lmvic_ns.training.scenes import TrainingScene, training_scene
@@ -62,6 +64,7 @@ def write_pack(path: Path, photos: PhotoSet, scenes: Sequence[TrainingScene], co
 
     Raises:
         TrainingError: nothing fits.
+        LmvicError: the file cannot be written.
     """
     limit = int(config.megabytes * 1e6)
     members: list[tuple[str, bytes]] = []
@@ -94,15 +97,13 @@ def write_pack(path: Path, photos: PhotoSet, scenes: Sequence[TrainingScene], co
         "views": kept_views,
         "quality": config.quality,
     }
-    temporary = path.with_suffix(path.suffix + ".partial")
-    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in [("pack.json", json.dumps(facts).encode()), *sorted(members)]:
-            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)  # the same input, the same bytes
-    size = temporary.stat().st_size
-    if size > limit:
-        temporary.unlink()
-        raise TrainingError(f"the pack came out at {size / 1e6:.1f} MB of {config.megabytes:g}: lower --scene-share")
-    temporary.replace(path)
+    with whole_file(path) as partial:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+            for name, content in [("pack.json", json.dumps(facts).encode()), *sorted(members)]:
+                archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)  # the same input, the same bytes
+        size = partial.stat().st_size
+        if size > limit:
+            raise TrainingError(f"the pack came out at {size / 1e6:.1f} MB of {config.megabytes:g}: lower --scene-share")
     return facts | {"megabytes": size / 1e6}
 
 
@@ -132,6 +133,10 @@ class Pack:
         except (KeyError, zipfile.BadZipFile) as error:
             raise TrainingError(f"{self.path} is damaged ({error}): make it again with `lmvic train pack`") from error
 
+    def _picture(self, name: str, content: bytes, mode: str | None = None) -> np.ndarray:
+        with picture_of_bytes(content, f"{self.path}: {name}") as picture:
+            return np.asarray(picture if mode is None else picture.convert(mode))
+
     def photos(self) -> PhotoSet:
         """All photographs, decoded.
 
@@ -141,7 +146,7 @@ class Pack:
         names = [name for name in self._names if name.startswith("photos/")]
         if not names:
             raise TrainingError(f"{self.path} holds no photographs")
-        images = tuple(np.asarray(Image.open(io.BytesIO(content)).convert("RGB")) for content in self._read(names))
+        images = tuple(self._picture(name, content, "RGB") for name, content in zip(names, self._read(names), strict=True))
         return PhotoSet(tuple(Path(name).name for name in names), images, tuple(self.facts.get("held_out", ())))
 
     def scenes(self) -> list[TrainingScene]:
@@ -157,15 +162,22 @@ class Pack:
 
     def _scene(self, name: str, cameras: dict[str, Any]) -> TrainingScene:
         views = cameras["views"]
-        images = [
-            np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-            for content in self._read([f"scenes/{name}/{view}.jpg" for view in views])
-        ]
-        depths = [
-            np.asarray(Image.open(io.BytesIO(content))).astype(np.uint16)
-            for content in self._read([f"scenes/{name}/{view}.png" for view in views])
-        ]
+        members = [f"scenes/{name}/{view}" for view in views]
+        images = [self._picture(m, c, "RGB") for m, c in zip(members, self._read([f"{m}.jpg" for m in members]), strict=True)]
+        depths = [self._picture(m, c) for m, c in zip(members, self._read([f"{m}.png" for m in members]), strict=True)]
+        depths = [depth.astype(np.uint16) for depth in depths]
         return training_scene(name, images, depths, np.array(cameras["intrinsics"]), np.array(cameras["world_to_camera"]))
+
+
+def is_pack(path: Path) -> bool:
+    """Whether a file is a training pack, or empty."""
+    if not path.stat().st_size:
+        return True
+    try:
+        Pack(path)
+    except TrainingError:
+        return False
+    return True
 
 
 def _photo_name(name: str) -> str:

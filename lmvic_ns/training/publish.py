@@ -12,6 +12,7 @@ from safetensors import safe_open
 from lmvic_ns.codec.networks.model import MultiViewModel
 from lmvic_ns.codec.presets import build_model
 from lmvic_ns.codec.weights import save_weights
+from lmvic_ns.training.files import check_weights_output
 from lmvic_ns.training.runner import load_initial_weights
 
 
@@ -28,10 +29,14 @@ class PublishConfig:
     preset: str = "tiny"
     data: str = ""
     """What the weights were trained on, for the model card in the file."""
+    overwrite: bool = False
+    """Replace a weights file that is there."""
 
 
 def publish(config: tyro.conf.OmitArgPrefixes[PublishConfig]) -> None:
     """Make a weights file of a run's weights."""
+    parts = (config.run, *(() if config.depth is None else (config.depth,)))
+    check_weights_output(config.output, inputs=parts, overwrite=config.overwrite)
     model = build_model(config.preset)
     load_initial_weights(model, config.run)
     facts = {"name": config.output.stem, "preset": config.preset, "data": config.data, "run": json.dumps(_facts(config.run))}

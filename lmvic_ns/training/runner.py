@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from lmvic_ns._util.output import write_whole
 from lmvic_ns.training import TrainingError, require_lightning
 from lmvic_ns.training.callbacks import Conductor, Validate, progress_line
 from lmvic_ns.training.module import OptimizationConfig, TrainingModule
@@ -95,12 +96,11 @@ def run_training(
     The folder then holds `last.ckpt` (to resume), `last.safetensors` and `best.safetensors` (averaged weights),
     `curve.csv`, `settings.json` and TensorBoard's events.
     """
-    config.folder.mkdir(parents=True, exist_ok=True)
     checkpoint = config.folder / "last.ckpt"
     resumed = config.resume and checkpoint.is_file()
     if checkpoint.is_file() and not config.resume:
         raise TrainingError(f"{checkpoint} exists: add --resume to go on with it, or give another --output")
-    (config.folder / "settings.json").write_text(json.dumps(config.metadata, indent=1, sort_keys=True) + "\n")
+    write_whole(config.folder / "settings.json", json.dumps(config.metadata, indent=1, sort_keys=True) + "\n")
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     faster_convolutions(model)
     module = TrainingModule(model, objective, dataset, collate, optimization, workers=config.workers)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from lmvic_ns.training import TrainingError
+from lmvic_ns.training.files import check_run_folder
 from lmvic_ns.training.schedule import ScheduleConfig
 
 if TYPE_CHECKING:
@@ -143,9 +144,16 @@ def optimization_config(options: OptionsConfig, batch: int) -> OptimizationConfi
 
 
 def run_config(options: OptionsConfig, stage: str, started: float) -> RunConfig:
-    """Where and how the run happens; `started` is the command's own start (monotonic)."""
+    """Where and how the run happens; `started` is the command's own start (monotonic).
+
+    Raises:
+        LmvicError: the run's folder is or holds what it trains on, or holds files of something else.
+    """
     from lmvic_ns.training.runner import RunConfig, describe
 
+    photos = options.data / "photos" / "train"
+    sources = (photos if photos.is_dir() else options.data, getattr(options, "scenes", None), options.init)
+    check_run_folder(options.output, [source for source in sources if source is not None], resume=options.resume)
     budget, machine = options.budget, options.machine
     fields = [(f.name, getattr(options, f.name)) for f in dataclasses.fields(options)]
     facts = [("format", "lmvic-training"), ("stage", stage), ("command", " ".join(sys.argv[1:]))]

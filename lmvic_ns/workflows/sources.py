@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lmvic_ns._util.output import checksum
+from lmvic_ns._util.picture_files import open_picture
 from lmvic_ns.errors import SceneError
 from lmvic_ns.report.terminal import progress, say
 from lmvic_ns.scene import MultiViewScene
@@ -41,6 +43,10 @@ def dataset_scene(
         say(f"{folder}: {len(scene)} views without depth: each stands alone")
         return scene.with_inverse_depth(None)
     if depth in ("auto", "files") and scene.has_depth:
+        if not any(bool((scene.inverse_depth(view)[::8, ::8] > 0).any()) for view in range(len(scene))):
+            raise SceneError(
+                f"{folder}: its depth files know no depth (all is 0 or infinite); use --depth stereo or --depth none"
+            )
         say(f"{folder}: {len(scene)} views with depth from its files")
         return scene
     if len(scene) == 1:
@@ -81,6 +87,27 @@ class DatasetInputs:
     points: Path | None
     masked: int = 0
 
+    def remarks(self) -> list[str]:
+        """A line on each thing about the pictures that is not coded, for people.
+
+        Raises:
+            SceneError: a picture cannot be read.
+        """
+        profiles, several = [], []
+        for path in self.pictures:
+            if path.is_file():
+                with open_picture(path, pixels=False) as picture:
+                    profile = picture.info.get("icc_profile") or b"sRGB"
+                    profiles += [] if any("sRGB".encode(code) in profile for code in ("ascii", "utf-16-be")) else [path]
+                    several += [path] if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO" else []
+        lines = [f"has {self.masked} masks, which are not coded: the whole pictures are"] if self.masked else []
+        for found, what in (
+            (profiles, "pictures with a colour profile other than sRGB, which is not kept: their values are coded as they are"),
+            (several, "pictures that are animations or have several pages: the first is coded"),
+        ):
+            lines += [f"has {len(found)} {what} ({found[0].name}{', ...' if len(found) > 1 else ''})"] if found else []
+        return lines
+
     @property
     def others(self) -> tuple[Path, ...]:
         """What is no picture."""
@@ -104,12 +131,18 @@ class DatasetInputs:
         return (self.file.parent, self.file, *self.pictures, *self.others)
 
     def fingerprint(self) -> str:
-        """Stands for their contents: names, sizes and times of all files, and all of transforms.json."""
+        """Stands for their contents: names and bytes of all files, and all of transforms.json. Copies have the same.
+
+        Raises:
+            SceneError: a file cannot be read.
+        """
         found = hashlib.blake2b(self.file.read_bytes(), digest_size=16)
         for path in (*self.pictures, *self.others):
-            status = path.stat() if path.is_file() else None
-            facts = (status.st_size, status.st_mtime_ns) if status is not None else ()
-            found.update(repr((os.path.relpath(path, self.file.parent), facts)).encode())
+            try:
+                content = checksum(path) if path.is_file() else ""
+            except OSError as error:
+                raise SceneError(f"cannot read {path}: {error.strerror or error}") from error
+            found.update(repr((os.path.relpath(path, self.file.parent), content)).encode())
         return found.hexdigest()
 
 

@@ -1,0 +1,140 @@
+"""Scenes as public bug reports have them: what cannot be meant is refused by name, what is left out is said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from export_scenes import lmvic
+from PIL import Image, ImageCms
+
+from lmvic_ns._util.pictures import check_eight_bits
+from lmvic_ns.bitstream.poses import round_to_stored
+from lmvic_ns.errors import SceneError
+from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.workflows.sources import dataset_inputs, dataset_scene
+
+
+@pytest.fixture
+def copy(room: Path, tmp_path: Path) -> Path:
+    """The room, to be changed."""
+    return Path(shutil.copytree(room, tmp_path / "copy"))
+
+
+def edit(folder: Path, change: Callable[[dict], Any]) -> None:
+    file = folder / "transforms.json"
+    meta = json.loads(file.read_text())
+    change(meta)
+    file.write_text(json.dumps(meta))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("cx", 1e9, "principal point of .* lies far from its picture"),
+        ("cy", -1e9, "principal point of .* lies far from its picture"),
+        ("fl_x", 1e14, "are not those of a picture"),
+        ("fl_y", 1e-9, "are not those of a picture"),
+        ("k5", 0.1, "k5 of .* is not supported"),
+        ("p3", 0.1, "p3 of .* is not supported"),
+        ("s1", 0.1, "s1 of .* is not supported"),
+        ("fl_x", 10**400, "must be a finite number, not 1000"),
+        ("ply_file_path", "a\0b", "ply_file_path .* holds what no path can hold"),
+    ],
+)
+def test_numbers_that_no_camera_has_are_refused(copy: Path, key: str, value: Any, words: str) -> None:
+    edit(copy, lambda meta: meta.update({key: value}))
+    with pytest.raises(SceneError, match=words) as caught:
+        MultiViewScene.from_dataset(copy)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("name", ["a\0b.png", "\ud800.png"])
+def test_paths_that_no_system_takes_are_one_line(copy, weights, name, tmp_path, monkeypatch, capsys) -> None:
+    edit(copy, lambda meta: meta["frames"][1].update(file_path=name))
+    assert lmvic(monkeypatch, "encode", copy, tmp_path / "new.lmvic", "--weights", weights) == 2
+    error = capsys.readouterr().err.strip()
+    assert "holds what no path can hold" in error and "\n" not in error
+
+
+def test_a_pose_that_mirrors_or_is_nowhere_is_refused(copy: Path) -> None:
+    original = (copy / "transforms.json").read_text()
+    edit(copy, lambda meta: meta["frames"][1].update(transform_matrix=np.diag([1, 1, -1, 1]).tolist()))
+    with pytest.raises(SceneError, match="not a rotation: it mirrors"):
+        MultiViewScene.from_dataset(copy)
+    (copy / "transforms.json").write_text(original)
+    edit(copy, lambda meta: meta["frames"][1]["transform_matrix"][0].__setitem__(3, 1e300))
+    with pytest.raises(SceneError, match="too far from everything"):
+        MultiViewScene.from_dataset(copy)
+
+
+def test_one_lost_camera_does_not_move_the_others() -> None:
+    """Single precision around the cameras' middle: with one at 1e8 the others would come back off by units."""
+    motions = np.tile(np.eye(4), (9, 1, 1))
+    motions[:, :3, 3] = np.random.default_rng(0).normal(size=(9, 3))
+    _, centres, origin = round_to_stored(motions)
+    assert np.abs(centres + origin + motions[:, :3, 3]).max() < 1e-6
+    far = motions.copy()
+    far[4, 0, 3] = 1e8
+    with pytest.raises(SceneError, match=r"view 4: its camera is 1e\+08 units from the others"):
+        round_to_stored(far)
+    tripod = np.tile(np.eye(4), (9, 1, 1))
+    tripod[4, 0, 3] = 1e8
+    round_to_stored(tripod)  # nothing to move: all others are in one place
+    round_to_stored(far[4:5])
+    utm = motions + 0.0
+    utm[:, :3, 3] += [5e5, 4e6, 100]
+    round_to_stored(utm)
+
+
+def test_depth_without_any_depth_is_refused(copy: Path) -> None:
+    for path in (copy / "depths").iterdir():
+        np.save(path, np.zeros_like(np.load(path)))
+    with pytest.raises(SceneError, match="know no depth"):
+        dataset_scene(copy, "auto")
+    np.save(next(iter((copy / "depths").iterdir())), np.zeros((0, 0)))
+    with pytest.raises(SceneError, match="is 0 x 0"):
+        [scene.inverse_depth(i) for scene in [MultiViewScene.from_dataset(copy)] for i in range(len(scene))]
+
+
+def test_what_is_not_coded_is_said(copy: Path) -> None:
+    assert dataset_inputs(copy).remarks() == []
+    first, second, third = sorted((copy / "images").iterdir())[:3]
+    picture = Image.open(first).convert("RGB")
+    picture.save(first, icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    picture.save(second, icc_profile=bytes(128) + b"Display P3")
+    picture.save(third, save_all=True, append_images=[picture.rotate(90)])
+    edit(copy, lambda meta: meta["frames"][0].update(mask_path="m.png"))
+    assert dataset_inputs(copy).remarks() == [
+        "has 1 masks, which are not coded: the whole pictures are",
+        f"has 1 pictures with a colour profile other than sRGB, which is not kept: their values are coded as they are "
+        f"({second.name})",
+        f"has 1 pictures that are animations or have several pages: the first is coded ({third.name})",
+    ]
+
+
+@pytest.mark.parametrize("bits", [(), ("a",), ((8, 8),), None])
+def test_a_damaged_bit_depth_is_one_line(bits: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    Image.new("RGB", (8, 8)).save(path)
+    with Image.open(path) as picture:
+        picture.tag_v2 = {258: bits}  # type: ignore[attr-defined]
+        with pytest.raises(SceneError, match=r"a\.tif: does not say how many bits"):
+            check_eight_bits(path, picture)
+
+
+def test_a_header_of_spaces_costs_no_time(tmp_path: Path) -> None:
+    """A pattern that tries every way to split them took forever."""
+    path = tmp_path / "a.ppm"
+    path.write_bytes(b"P6 8 8" + b" " * 5000 + b"255\n" + bytes(192))
+    with Image.open(path) as picture:
+        check_eight_bits(path, picture)
+    path.write_bytes(b"P6 8 " + b" " * 5000 + b"x")
+    picture = Image.new("RGB", (8, 8))
+    picture.format = "PPM"
+    check_eight_bits(path, picture)
