@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from lmvic_ns.codec.pictures.av1 import Av1Search, best_av1_picture, read_av1_pi
 from lmvic_ns.codec.quality import image_lambda
 from lmvic_ns.codec.view_mode import Mode
 from lmvic_ns.errors import BitstreamError
+from lmvic_ns.geometry.cameras import Cameras
 
 MEDIUM = Effort.named("medium")
 
@@ -118,3 +120,19 @@ def test_without_avif(monkeypatch: pytest.MonkeyPatch) -> None:
         read_av1_picture(data, (64, 64), "view 3")
     _, image, _ = codec.compress(view, None, camera(0.0), None, 40, None, MEDIUM)
     assert image[0] not in (Mode.AV1, Mode.AV1_DIFFERENCE)
+
+
+@pytest.mark.data
+def test_a_photograph_seen_twice_costs_next_to_nothing(data_root: Path) -> None:
+    with Image.open(data_root / "photos" / "test" / "7.png") as picture:
+        values = np.asarray(picture.convert("RGB"))[:384, :512]
+    view = torch.from_numpy(values.copy()).permute(2, 0, 1)
+    intrinsics = torch.tensor([[[500.0, 0, 256], [0, 500.0, 192], [0, 0, 1]]], dtype=torch.float64)
+    pose = torch.eye(4, dtype=torch.float64)[None]
+    codec, depth = load_codec("tiny").model, torch.full((1, 384, 512), 0.5, dtype=torch.float64)
+    cameras = Cameras(intrinsics, pose, torch.tensor([384]), torch.tensor([512]))
+    view = view[None].float() / 255
+    first_depth, first, reference = codec.compress(view, depth, cameras, None, 40, None, MEDIUM)
+    again_depth, again, state = codec.compress(view, depth, cameras, reference, 40, None, MEDIUM)
+    assert len(again_depth) + len(again) <= 0.02 * (len(first_depth) + len(first))
+    assert (state.image - view).square().mean() <= (reference.image - view).square().mean()
