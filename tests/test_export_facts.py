@@ -75,7 +75,7 @@ def test_the_codec_says_that_it_did_not_see_a_view(room, weights, tmp_path):
         scene,
         tmp_path / "again.lmvic",
         tree=encoded.tree,
-        options=replace(options.encode_options(32), resume=True),
+        options=replace(options.encode_options(32), resume=True, settings=options.settings()),
         on_view=seen.append,
     )
     taken = [view.index for view in seen if view.psnr is None]
