@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 import tyro
 
-from lmvic_ns.export.trained import load_trained
 from lmvic_ns.geometry.disparity import disparity_and_mask
 from lmvic_ns.geometry.warp import warp
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.splat.captures import captured_scene
+from lmvic_ns.splat.trained import load_trained
 
 
 @dataclass

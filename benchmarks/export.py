@@ -27,7 +27,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from lmvic_ns.results import ResultsOutput
+from lmvic_ns._util.results import ResultsOutput
 
 PEER = "x265-ldp"
 
@@ -89,7 +89,7 @@ def program(name: str, *args: object) -> tuple[float, float]:
 
 def write_originals(config: Path, folder: Path) -> Path:
     """The captured photographs as the method saw them, as a dataset with the same cameras and points."""
-    from lmvic_ns.export.splat_source import splat_scene
+    from lmvic_ns.splat.depth_source import splat_scene
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     return splat_scene(config).scene.with_inverse_depth(None).write_dataset(folder, overwrite=True)

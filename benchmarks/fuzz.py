@@ -43,15 +43,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from fuzz_mutations import MUTATIONS, FileParts, Mutated
 from fuzz_real import RealCodec, decode_point_sections, limit_memory, points_section, write_real_files
 
+from lmvic_ns._util.output import check_new, write_whole
 from lmvic_ns.bitstream import rans
 from lmvic_ns.bitstream.header import FileHeader
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.bitstream.tables import gaussian_tables
 from lmvic_ns.bitstream.writer import Writer
 from lmvic_ns.errors import BitstreamError, WeightsError
-from lmvic_ns.export.compact_points import TAG
-from lmvic_ns.export.point_grid import Pinholes
-from lmvic_ns.output import check_new, write_whole
+from lmvic_ns.sparse_points.compact import TAG
+from lmvic_ns.sparse_points.grid import Pinholes
 
 TIME_LIMIT = 10.0  # processor seconds a case; a machine that is busy with other work makes no hang
 WAIT_LIMIT = 300.0  # seconds a case, so that one that waits for something forever is found as well

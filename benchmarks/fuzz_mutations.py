@@ -14,7 +14,7 @@ from lmvic_ns.bitstream import layout
 from lmvic_ns.bitstream.crc32c import crc32c
 from lmvic_ns.bitstream.header import FileHeader, pack_header
 from lmvic_ns.bitstream.reader import Reader
-from lmvic_ns.export.compact_points import TAG
+from lmvic_ns.sparse_points.compact import TAG
 
 
 @dataclass

@@ -11,8 +11,8 @@ import numpy as np
 
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.errors import BitstreamError
-from lmvic_ns.export.compact_points import TAG, pack_compact, unpack_compact
-from lmvic_ns.export.point_grid import Pinholes
+from lmvic_ns.sparse_points.compact import TAG, pack_compact, unpack_compact
+from lmvic_ns.sparse_points.grid import Pinholes
 
 MEGABYTE = 1 << 20
 
@@ -74,7 +74,7 @@ def write_real_files(folder: Path, weights: Sequence[str]) -> list[Path]:
     from lmvic_ns.codec.effort import Effort
     from lmvic_ns.codec.multiview import EncodeOptions
     from lmvic_ns.evaluation.speed_worker import plane_scene
-    from lmvic_ns.geometry.ordering import independent_views
+    from lmvic_ns.tree.ordering import independent_views
 
     files = []
     fast = Effort.named("fast")

@@ -25,10 +25,10 @@ from torch.nn.functional import grid_sample
 
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.geometry.disparity import disparity_and_mask, downsample_inverse_depth, upsample_inverse_depth
-from lmvic_ns.geometry.ordering import covisibility, greedy_chain, pose_distance, reference_tree
 from lmvic_ns.geometry.prediction import predict_inverse_depth
 from lmvic_ns.geometry.warp import warp
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.tree.ordering import covisibility, greedy_chain, pose_distance, reference_tree
 
 SIZE = 1024  # 1024 x 1024: 1.05 megapixels
 
@@ -162,7 +162,7 @@ def stopwatch(module: Any, names: list[str]) -> Any:
 
 def codec_table(preset: str) -> None:
     """Share of geometry in encoding and decoding a view with a reference, with untrained weights (time is the same)."""
-    from lmvic_ns.codec import model as codec_model
+    from lmvic_ns.codec.networks import model as codec_model
     from lmvic_ns.codec.presets import build_model
 
     model = build_model(preset).eval()

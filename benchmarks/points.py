@@ -21,13 +21,13 @@ import torch
 
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.codec.multiview import load_codec
-from lmvic_ns.export import compact_points
-from lmvic_ns.export.encoding import downscaled, encode_scene
-from lmvic_ns.export.options import CodingOptions
-from lmvic_ns.export.point_colours import FilePoints, colours_at
-from lmvic_ns.export.point_grid import Pinholes, movements
-from lmvic_ns.export.points import SparsePoints, pack_points, scene_points
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.sparse_points import compact as compact_points
+from lmvic_ns.sparse_points.exact import SparsePoints, pack_points, scene_points
+from lmvic_ns.sparse_points.grid import Pinholes, movements
+from lmvic_ns.sparse_points.sections import FilePoints, colours_at
+from lmvic_ns.workflows.encoding import downscaled, encode_scene
+from lmvic_ns.workflows.options import CodingOptions
 
 
 def rounded_and_deflated(points: SparsePoints) -> int:

@@ -17,7 +17,7 @@ import torch
 import tyro
 from safetensors import safe_open
 
-from lmvic_ns.output import check_new, whole_file
+from lmvic_ns._util.output import check_new, whole_file
 from lmvic_ns.training.photos import load_photos, to_tensor
 from lmvic_ns.training.settings import default_data
 from lmvic_ns.training.validation import rd_curve

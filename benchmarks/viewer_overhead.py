@@ -71,7 +71,7 @@ def train(options: Options) -> dict[str, float]:
     from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
     from nerfstudio.viewer.viewer import Viewer
 
-    from lmvic_ns.viewer.panel import CorrespondencePanel
+    from lmvic_ns.splat.panel import CorrespondencePanel
 
     panel, theirs = Clock(), Clock()
     CorrespondencePanel.after_step = panel.around(CorrespondencePanel.after_step)  # type: ignore[method-assign]

@@ -12,7 +12,7 @@ import shutil
 
 from common import OUTPUT, room, save_row
 
-from lmvic_ns.cli import run
+from lmvic_ns.cli.main import run
 from lmvic_ns.codec.multiview import load_codec
 from lmvic_ns.codec.presets import build_model
 from lmvic_ns.codec.weights import save_weights

@@ -12,8 +12,8 @@ from common import OUTPUT, codec, save_row
 
 from lmvic_ns.demo.scene import DemoSceneConfig, intrinsics, render_demo_scene
 from lmvic_ns.geometry.cameras import Cameras
-from lmvic_ns.geometry.ordering import pose_distance, reference_tree
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.tree.ordering import pose_distance, reference_tree
 
 
 def main() -> None:

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lmvic_ns._util.output import whole_file
 from lmvic_ns.codec.multiview import MultiViewCodec, load_codec
 from lmvic_ns.demo.scene import DemoSceneConfig, write_demo_scene
 from lmvic_ns.errors import LmvicError
-from lmvic_ns.output import whole_file
 from lmvic_ns.scene import MultiViewScene
 
 OUTPUT = Path(__file__).resolve().parent / "outputs"

@@ -14,7 +14,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from lmvic_ns.export import hook
+from lmvic_ns.cli import nerfstudio_hook as hook
 from lmvic_ns.splat import one_line
 from lmvic_ns.splat.checkpoints import allow_numpy_scalars
 from lmvic_ns.splat.datamanager import LmvicDataManagerConfig

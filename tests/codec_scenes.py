@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import torch
 
-from lmvic_ns.codec.depth import DepthConfig
-from lmvic_ns.codec.image import ImageConfig
-from lmvic_ns.codec.model import ModelConfig, MultiViewModel
+from lmvic_ns.codec.depth.learned import DepthConfig
 from lmvic_ns.codec.multiview import DEFAULT_QUALITY, EncodeOptions, MultiViewCodec
+from lmvic_ns.codec.networks.image import ImageConfig
+from lmvic_ns.codec.networks.model import ModelConfig, MultiViewModel
 from lmvic_ns.codec.weights import untrained_weights
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.scene import MultiViewScene
@@ -41,7 +41,7 @@ class NetworkCodec(MultiViewCodec):
 
     def encode(self, scene, path, *, quality=DEFAULT_QUALITY, options=None, **others):
         options = options or EncodeOptions(quality=quality)
-        effort = replace(options.effort, stored=False, alone=False)
+        effort = replace(options.effort, stored=False, alone=False, av1=None)
         return super().encode(scene, path, options=replace(options, effort=effort), **others)
 
 

@@ -40,9 +40,9 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def file(room: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The room, coded with these weights."""
-    from lmvic_ns.export.encoding import encode_scene
-    from lmvic_ns.export.options import CodingOptions
     from lmvic_ns.scene import MultiViewScene
+    from lmvic_ns.workflows.encoding import encode_scene
+    from lmvic_ns.workflows.options import CodingOptions
 
     path = tmp_path_factory.mktemp("file") / "room.lmvic"
     encode_scene(MultiViewScene.from_dataset(room), path, CodingOptions(weights=str(weights), device="cpu"))

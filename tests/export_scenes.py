@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from codec_scenes import small_model
 
-from lmvic_ns import cli
+from lmvic_ns.cli import main as cli
 from lmvic_ns.codec.weights import save_weights
 from lmvic_ns.demo.scene import DemoSceneConfig, write_demo_scene
 

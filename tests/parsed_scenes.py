@@ -12,8 +12,8 @@ import numpy as np
 from export_scenes import write_room
 
 from lmvic_ns.demo.scene import DemoSceneConfig
-from lmvic_ns.ply import read_points, write_ply
-from lmvic_ns.points import SparsePoints
+from lmvic_ns.scene.ply import read_points, write_ply
+from lmvic_ns.scene.points import SparsePoints
 
 ROOM = DemoSceneConfig(views=10, width=64, height=48, supersample=1, seed_points=300)
 UTM = np.array([512_345.678, 5_403_210.123, 213.5])

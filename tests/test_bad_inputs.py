@@ -15,17 +15,17 @@ import pytest
 from export_scenes import ROOM, lmvic
 from PIL import Image
 
+from lmvic_ns._util.picture_files import open_picture
 from lmvic_ns.bitstream.header import FileHeader
 from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
 from lmvic_ns.bitstream.writer import Writer
 from lmvic_ns.errors import LmvicError, SceneError
 from lmvic_ns.evaluation.image_set import load_image_set
-from lmvic_ns.export.encoding import check_view_sizes
-from lmvic_ns.export.trained import load_trained
-from lmvic_ns.picture_files import open_picture
-from lmvic_ns.ply import read_points
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.scene.ply import read_points
 from lmvic_ns.splat.dataparser import check_capture
+from lmvic_ns.splat.trained import load_trained
+from lmvic_ns.workflows.encoding import check_view_sizes
 
 PACKAGE = Path(__file__).resolve().parent.parent / "lmvic_ns"
 

@@ -15,7 +15,7 @@ from lmvic_ns.bitstream import layout, limits, rans
 from lmvic_ns.bitstream.header import FileHeader
 from lmvic_ns.bitstream.tables import gaussian_tables
 from lmvic_ns.bitstream.writer import Writer
-from lmvic_ns.export.compact_points import MAX_POINTS, POINTS_A_BYTE, POINTS_A_PIXEL
+from lmvic_ns.sparse_points.compact import MAX_POINTS, POINTS_A_BYTE, POINTS_A_PIXEL
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "file-format.md"
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from lmvic_ns import cli
-from lmvic_ns.endings import run_cleanly
+from lmvic_ns._util.endings import run_cleanly
+from lmvic_ns.cli import main as cli
 from lmvic_ns.errors import SceneError
 
 
@@ -98,14 +98,14 @@ def test_every_registered_command_exists():
 
 def test_help_is_light():
     """`lmvic --help` must not wait for torch."""
-    code = "import sys; from lmvic_ns import cli; cli.run(['--help']); sys.exit(int('torch' in sys.modules))"
+    code = "import sys; from lmvic_ns.cli import main; main.run(['--help']); sys.exit(int('torch' in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
 
 
 # --- how a program ends ------------------------------------------------------------------------------------------------
 
 
-PRINT = "import sys; from lmvic_ns.endings import run_cleanly; sys.exit(run_cleanly('lmvic', lambda: {}))"
+PRINT = "import sys; from lmvic_ns._util.endings import run_cleanly; sys.exit(run_cleanly('lmvic', lambda: {}))"
 
 
 def ended(body: str, environment: dict[str, str] | None = None, tail: str = "") -> subprocess.CompletedProcess[str]:
@@ -119,7 +119,7 @@ def test_closed_pipe_ends_quietly():
     lines = "[print('line', i) for i in range(100000)] and 0"
     done = ended(lines, tail="| head -1")
     assert done.stdout == "line 0\n" and done.stderr == "" and done.returncode == 141
-    console = "__import__('lmvic_ns.export.terminal').export.terminal.plain_console()"
+    console = "__import__('lmvic_ns.report.terminal').report.terminal.plain_console()"
     done = ended(f"[{console}.print('line') for i in range(30000)] and 0", tail="| head -c 1")
     assert done.stderr == "" and done.returncode == 141
     # a little text stays in the buffer until the very end

@@ -8,7 +8,7 @@ import pytest
 import torch
 from plane_views import SHIFT, SIZE, camera, picture
 
-from lmvic_ns.codec.depth_quadtree import (
+from lmvic_ns.codec.depth.quadtree import (
     BLOCKS,
     PROFILES,
     QUADTREE,
@@ -21,10 +21,10 @@ from lmvic_ns.codec.depth_quadtree import (
     read_depth,
     write_depth,
 )
-from lmvic_ns.codec.depth_search import DepthSearch, WarpCosts, cheapest_quadtree, root_costs
+from lmvic_ns.codec.depth.search import DepthSearch, WarpCosts, cheapest_quadtree, root_costs
 from lmvic_ns.codec.effort import Effort
-from lmvic_ns.codec.model import MultiViewModel
 from lmvic_ns.codec.multiview import load_codec
+from lmvic_ns.codec.networks.model import MultiViewModel
 from lmvic_ns.codec.quality import coding_noise
 from lmvic_ns.codec.symbols import SymbolWriter
 from lmvic_ns.errors import BitstreamError

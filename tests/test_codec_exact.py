@@ -10,9 +10,9 @@ import pytest
 import torch
 from codec_scenes import NetworkCodec, plane_scene, small_codec, small_model
 
-from lmvic_ns.codec.entropy_networks import STEPS, step_masks
-from lmvic_ns.codec.fixed_point import FixedPointConv2d, fill_holes, from_fixed, to_fixed
 from lmvic_ns.codec.multiview import MultiViewCodec
+from lmvic_ns.codec.networks.entropy_networks import STEPS, step_masks
+from lmvic_ns.codec.networks.fixed_point import FixedPointConv2d, fill_holes, from_fixed, to_fixed
 from lmvic_ns.codec.weights import load_weights, save_weights, untrained_weights
 
 

@@ -13,9 +13,11 @@ from plane_views import SIZE, camera, picture
 from torch import Tensor
 
 from lmvic_ns.bitstream.reader import Reader
-from lmvic_ns.codec import loop_filter as module
 from lmvic_ns.codec.effort import Effort
-from lmvic_ns.codec.loop_filter import (
+from lmvic_ns.codec.multiview import EncodeOptions, MultiViewCodec, load_codec
+from lmvic_ns.codec.networks.model import MultiViewModel
+from lmvic_ns.codec.pictures import loop_filter as module
+from lmvic_ns.codec.pictures.loop_filter import (
     LARGEST,
     LoopFilter,
     WarpedReference,
@@ -25,8 +27,6 @@ from lmvic_ns.codec.loop_filter import (
     taps_of,
     write_loop_filter,
 )
-from lmvic_ns.codec.model import MultiViewModel
-from lmvic_ns.codec.multiview import EncodeOptions, MultiViewCodec, load_codec
 from lmvic_ns.codec.quality import coding_noise, image_lambda
 from lmvic_ns.errors import BitstreamError
 from lmvic_ns.evaluation.own_codec import photograph_scene

@@ -10,12 +10,12 @@ from codec_scenes import SMALL, plane_scene, psnr, small_model
 
 from lmvic_ns.bitstream.rans import Decoder
 from lmvic_ns.codec import build_model
-from lmvic_ns.codec.complexity import count_macs, parameters
-from lmvic_ns.codec.fixed_point import ONE
-from lmvic_ns.codec.model import Ablation
+from lmvic_ns.codec.networks.complexity import count_macs, parameters
+from lmvic_ns.codec.networks.fixed_point import ONE
+from lmvic_ns.codec.networks.model import Ablation
+from lmvic_ns.codec.networks.rates import SCALE_STEP
 from lmvic_ns.codec.presets import config_from_dict, load_preset, preset_names
 from lmvic_ns.codec.quality import LEVELS, lambda_of_level
-from lmvic_ns.codec.rates import SCALE_STEP
 from lmvic_ns.errors import BitstreamError, WeightsError
 
 

@@ -13,7 +13,7 @@ from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.planning import depth_first, quality_offsets
 from lmvic_ns.codec.weights import deserialize, serialize
 from lmvic_ns.errors import BitstreamError, LmvicError, SceneError, WeightsError
-from lmvic_ns.geometry.ordering import ReferenceTree, independent_views
+from lmvic_ns.tree.ordering import ReferenceTree, independent_views
 
 
 def test_a_scene_comes_back(tmp_path) -> None:

@@ -10,11 +10,11 @@ from codec_scenes import plane_scene, small_model
 from plane_views import SHIFT, SIZE, camera, picture
 
 from lmvic_ns.codec.effort import Effort
-from lmvic_ns.codec.fixed_point import from_fixed, to_fixed
-from lmvic_ns.codec.hyper_context import HyperContext
-from lmvic_ns.codec.illumination import Illumination, fit_illumination
-from lmvic_ns.codec.model import MultiViewModel
 from lmvic_ns.codec.multiview import load_codec
+from lmvic_ns.codec.networks.fixed_point import from_fixed, to_fixed
+from lmvic_ns.codec.networks.hyper_context import HyperContext
+from lmvic_ns.codec.networks.model import MultiViewModel
+from lmvic_ns.codec.pictures.illumination import Illumination, fit_illumination
 from lmvic_ns.codec.quality import image_lambda
 from lmvic_ns.codec.view_mode import Mode, ViewMode, read_view_mode
 from lmvic_ns.errors import BitstreamError

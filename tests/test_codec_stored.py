@@ -13,9 +13,9 @@ from plane_views import camera
 from torch import Tensor
 
 from lmvic_ns.codec.effort import Effort
-from lmvic_ns.codec.model import MultiViewModel
 from lmvic_ns.codec.multiview import load_codec
-from lmvic_ns.codec.stored_picture import cheaper_picture, read_stored_picture
+from lmvic_ns.codec.networks.model import MultiViewModel
+from lmvic_ns.codec.pictures.stored import cheaper_picture, read_stored_picture
 from lmvic_ns.codec.view_mode import Mode
 from lmvic_ns.errors import BitstreamError
 from lmvic_ns.geometry.cameras import Cameras
@@ -93,7 +93,7 @@ def test_networks_that_fail_are_never_used() -> None:
         assert broken.image.synthesis_out.bias is not None
         broken.image.synthesis_out.bias[0] = float("nan")
     _, data, state = broken.compress(view, None, camera(0.0), None, 32, None, FAST)
-    assert data[0] == Mode.STORED and torch.isfinite(state.image).all()
+    assert data[0] in (Mode.STORED, Mode.AV1) and torch.isfinite(state.image).all()
     decoded = broken.decompress(b"", data, (96, 128), camera(0.0), None, 32)
     assert torch.equal(decoded.image, state.image)
 

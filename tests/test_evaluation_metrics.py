@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from lmvic_ns._util.metrics import ms_ssim, psnr
 from lmvic_ns.evaluation.bdrate import CurveError, bd_rate, ms_ssim_to_db
-from lmvic_ns.evaluation.metrics import ms_ssim, psnr
 
 
 def pictures(seed: int = 0, size: tuple[int, int] = (203, 177)) -> tuple[np.ndarray, np.ndarray]:

@@ -158,7 +158,7 @@ def test_speed_measures_all_stages(weights: str, tmp_path: Path):
 def test_ablation_command_compares_variants_with_the_whole(
     weights: str, plane: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from lmvic_ns.cli import run
+    from lmvic_ns.cli.main import run
     from lmvic_ns.evaluation import own_codec
 
     def decode_here(files, name, device):  # eight more processes would test nothing new
@@ -176,8 +176,8 @@ def test_ablation_command_compares_variants_with_the_whole(
 
 
 def test_exact_layers_are_counted_like_their_float_twins():
-    from lmvic_ns.codec.complexity import count_macs
-    from lmvic_ns.codec.fixed_point import FixedPointConv2d, to_fixed
+    from lmvic_ns.codec.networks.complexity import count_macs
+    from lmvic_ns.codec.networks.fixed_point import FixedPointConv2d, to_fixed
 
     layer, x = FixedPointConv2d(6, 4), torch.rand(1, 6, 5, 7)
     with torch.no_grad(), count_macs(layer) as count:
@@ -190,8 +190,8 @@ def test_exact_layers_are_counted_like_their_float_twins():
 
 
 def test_decoding_takes_operations_in_exact_layers(weights: str):
-    from lmvic_ns.codec.complexity import count_macs
-    from lmvic_ns.codec.fixed_point import FixedPointConv2d
+    from lmvic_ns.codec.networks.complexity import count_macs
+    from lmvic_ns.codec.networks.fixed_point import FixedPointConv2d
 
     codec, scene = load_codec(weights), plane_scene(1, 64, 64)
     with torch.no_grad(), count_macs(codec.model) as count:

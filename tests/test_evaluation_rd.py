@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lmvic_ns._util.metrics import psnr
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.evaluation.cache import ResultCache
 from lmvic_ns.evaluation.image_set import ImageSet, load_image_set, our_order
-from lmvic_ns.evaluation.metrics import psnr
-from lmvic_ns.evaluation.peers import Encoded, MissingCodecError, NotApplicableError, make_codec
+from lmvic_ns.evaluation.peers import Encoded, MissingCodecError, NotApplicableError
 from lmvic_ns.evaluation.rd import bd_table, compare, measure, orders_of, planned
+from lmvic_ns.evaluation.registry import make_codec
 
 SIZE = (176, 208)
 
@@ -190,7 +191,7 @@ def test_bd_table_is_zero_for_the_anchor(photos: ImageSet):
 
 
 def test_command_writes_tables_and_curves(photos: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    from lmvic_ns.cli import run
+    from lmvic_ns.cli.main import run
 
     out = tmp_path / "out"
     arguments = ["eval", "rd", str(photos.folder), "--codecs", "jpeg,webp,x265-ldp", "--anchor", "jpeg"]

@@ -16,11 +16,12 @@ from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.bitstream.writer import Writer
 from lmvic_ns.codec.multiview import EncodedView, MultiViewCodec, load_codec
 from lmvic_ns.errors import LmvicError
-from lmvic_ns.export.encoding import EncodedFile, encode_scene, finish, psnr_8bit, remarkable_views, summary, verify_file
-from lmvic_ns.export.options import CodingOptions
-from lmvic_ns.export.search import begun_level, hold_target
-from lmvic_ns.geometry.ordering import independent_views
+from lmvic_ns.report.results import EncodedFile, psnr_8bit, remarkable_views, summary
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.tree.ordering import independent_views
+from lmvic_ns.workflows.encoding import encode_scene, finish, verify_file
+from lmvic_ns.workflows.options import CodingOptions
+from lmvic_ns.workflows.search import begun_level, hold_target
 
 FAST = CodingOptions(effort="fast")
 
@@ -74,7 +75,7 @@ def test_the_codec_says_that_it_did_not_see_a_view(room, weights, tmp_path):
         scene,
         tmp_path / "again.lmvic",
         tree=encoded.tree,
-        options=replace(options.encode_options(32), resume=True),
+        options=replace(options.encode_options(32), resume=True, settings=options.settings()),
         on_view=seen.append,
     )
     taken = [view.index for view in seen if view.psnr is None]

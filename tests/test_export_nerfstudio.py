@@ -14,14 +14,14 @@ import pytest
 import tyro
 from export_scenes import entries, lmvic, write_room
 
+from lmvic_ns.cli import nerfstudio_hook as hook
 from lmvic_ns.codec.multiview import load_codec
 from lmvic_ns.demo.scene import DemoSceneConfig
 from lmvic_ns.errors import SceneError
-from lmvic_ns.export import hook
-from lmvic_ns.export.encoding import encode_scene
-from lmvic_ns.export.options import CodingOptions
-from lmvic_ns.export.splat_source import cached_depth, splat_scene
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.splat.depth_source import cached_depth, splat_scene
+from lmvic_ns.workflows.encoding import encode_scene
+from lmvic_ns.workflows.options import CodingOptions
 
 ROOM = DemoSceneConfig(views=12, width=64, height=48, supersample=1, seed_points=400)
 

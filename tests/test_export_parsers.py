@@ -18,9 +18,9 @@ from parsed_scenes import ROOM, ParsedScene
 
 from lmvic_ns.demo.scene import intrinsics
 from lmvic_ns.errors import SceneError
-from lmvic_ns.export.splat_source import splat_scene
-from lmvic_ns.ply import read_points
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.scene.ply import read_points
+from lmvic_ns.splat.depth_source import splat_scene
 
 KINDS = (
     "plain", "geographic", "outdated", "outdated_points", "applied", "three_lists", "two_lists", "colmap",
@@ -98,7 +98,7 @@ def test_splits_and_full_size(tmp_path, monkeypatch, capsys):
     assert [len(splat_scene(config, split).scene) for split in ("all", "train", "eval")] == [10, 6, 4]
     assert lmvic(monkeypatch, "prepare", "--load-config", config, "--output", tmp_path / "prepared") == 0
     assert MultiViewScene.from_dataset(tmp_path / "prepared" / "scene").cameras.size == (48, 64)
-    from lmvic_ns.evaluation.commands_scene import trained_scene
+    from lmvic_ns.cli.evaluation_scenes import trained_scene
 
     assert trained_scene(config)[1].image(0).shape == (3, 48, 64)
     meta["val_filenames"] = meta["val_filenames"][:1]

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.geometry.cameras import Cameras
-from lmvic_ns.geometry.ordering import (
+from lmvic_ns.tree.ordering import (
     ReferenceTree,
     covisibility,
     greedy_chain,

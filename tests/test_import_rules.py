@@ -10,22 +10,35 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "lmvic_ns"
-ROOMS = ("geometry", "bitstream", "codec", "training", "scene.py", "errors.py", "cli.py")
-FOREIGN = (
-    "nerfstudio",
-    "gsplat",
-    "viser",
-    "lmvic_ns.splat",
-    "lmvic_ns.viewer",
-    "lmvic_ns.export",
-    "lmvic_ns.method_configs",
+ORDER = (
+    "errors",
+    "_util",
+    "geometry",
+    "bitstream",
+    "scene",
+    "tree",
+    "codec",
+    "paper",
+    "sparse_points",
+    "depth_sources",
+    "training",
+    "report",
+    "drawing",
+    "splat",
+    "workflows",
+    "evaluation",
+    "viewer",
+    "demo",
+    "cli",
 )
+"""A room imports only from those before it."""
+LIGHT = ("_util", "scene", "geometry", "tree", "bitstream", "codec", "depth_sources", "training", "cli/main.py", "errors.py")
+"""Rooms that work without nerfstudio."""
+FOREIGN = ("nerfstudio", "gsplat", "viser", "lmvic_ns.splat", "lmvic_ns.viewer", "lmvic_ns.method_configs")
 SOURCES = sorted(
-    source
-    for room in ROOMS
-    for source in ([PACKAGE / room] if room.endswith(".py") else (PACKAGE / room).rglob("*.py"))
-    if source.exists()
+    source for room in LIGHT for source in ([PACKAGE / room] if room.endswith(".py") else (PACKAGE / room).rglob("*.py"))
 )
+MODULES = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
 
 
 def imported_names(source: str, package: str) -> set[str]:
@@ -61,6 +74,53 @@ def test_the_check_sees_every_way_of_importing():
     assert foreign(imported_names(code, "lmvic_ns.codec")) == {
         "gsplat.rendering", "nerfstudio.utils", "lmvic_ns.splat.model", "lmvic_ns.viewer",
     }  # fmt: skip
+
+
+def ours(module: str) -> set[str]:
+    """Modules of this package that a module imports, at any depth but for type checkers."""
+    tree = ast.parse(MODULES[module].read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
+    package = module.rpartition(".")[0]
+    found = set()
+    for name in imported_names(ast.unparse(tree), package):
+        while name.startswith("lmvic_ns."):
+            if name in MODULES or f"{name}.__init__" in MODULES:
+                found.add(name if name in MODULES else f"{name}.__init__")
+                break
+            name = name.rpartition(".")[0]
+    return found - {module}
+
+
+GRAPH = {module: ours(module) for module in MODULES}
+
+
+def test_no_arrow_runs_up():
+    def room(module: str) -> int | None:
+        name = module.split(".")[1]
+        return ORDER.index(name) if name in ORDER else None
+
+    wrong = []
+    for module, imports in GRAPH.items():
+        own = room(module)
+        assert own is not None or module == "lmvic_ns.__init__", f"{module} lies in no room"
+        wrong += [f"{module} -> {other}" for other in imports if own is not None and (room(other) or 0) > own]
+    assert not wrong
+
+
+def test_no_circle():
+    done: set[str] = set()
+
+    def walk(module: str, above: tuple[str, ...]) -> None:
+        assert module not in above, " -> ".join([*above[above.index(module) :], module])
+        if module not in done:
+            for other in sorted(GRAPH[module]):
+                walk(other, (*above, module))
+            done.add(module)
+
+    for module in sorted(GRAPH):
+        walk(module, ())
 
 
 def test_importing_the_rooms_loads_nothing_foreign():

@@ -19,7 +19,7 @@ from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.plugins.types import MethodSpecification
 from nerfstudio.utils.eval_utils import eval_setup
 
-from lmvic_ns.demo.commands import MARK, demo_folder, prepare_folder
+from lmvic_ns.cli.demo import MARK, demo_folder, prepare_folder
 from lmvic_ns.demo.scene import DemoSceneConfig, write_demo_scene
 from lmvic_ns.errors import SceneError
 from lmvic_ns.scene import MultiViewScene

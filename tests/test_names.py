@@ -12,9 +12,9 @@ from PIL import Image
 
 from lmvic_ns.bitstream.header import check_view_name
 from lmvic_ns.bitstream.reader import Reader
-from lmvic_ns.export.dataset import file_stems
-from lmvic_ns.names import unique_names, view_names
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.scene.names import unique_names, view_names
+from lmvic_ns.workflows.dataset import file_stems
 
 
 @pytest.mark.parametrize(

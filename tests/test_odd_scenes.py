@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -13,11 +14,12 @@ import pytest
 from export_scenes import lmvic
 from PIL import Image, ImageCms
 
+from lmvic_ns._util.pictures import check_eight_bits
 from lmvic_ns.bitstream.poses import round_to_stored
+from lmvic_ns.codec.networks.model import MultiViewModel
 from lmvic_ns.errors import SceneError
-from lmvic_ns.export.sources import dataset_inputs, dataset_scene
-from lmvic_ns.pictures import check_eight_bits
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.workflows.sources import dataset_inputs, dataset_scene
 
 
 @pytest.fixture
@@ -138,3 +140,24 @@ def test_a_header_of_spaces_costs_no_time(tmp_path: Path) -> None:
     picture = Image.new("RGB", (8, 8))
     picture.format = "PPM"
     check_eight_bits(path, picture)
+
+
+@pytest.mark.parametrize("touched", [False, True])
+def test_a_scene_that_changes_while_it_is_coded_is_told(copy, weights, touched, tmp_path, monkeypatch, capsys) -> None:
+    """Half of the views of one capture and half of another looked like a whole file."""
+    picture = sorted((copy / "images").iterdir())[0]
+    content = picture.read_bytes()
+    original = MultiViewModel.compress
+
+    def compress(self, *arguments, **options):
+        if touched:
+            picture.write_bytes(content)  # the same bytes at another time are no change
+        else:
+            Image.open(io.BytesIO(content)).rotate(180).save(picture)
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(MultiViewModel, "compress", compress)
+    status = lmvic(monkeypatch, "encode", copy, tmp_path / "new.lmvic", "--weights", weights, "--effort", "fast")
+    error = capsys.readouterr().err
+    assert (status, "were changed while they were coded" in error) == ((0, False) if touched else (2, True))
+    assert (tmp_path / "new.lmvic").exists() == touched

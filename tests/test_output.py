@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from export_scenes import entries, lmvic, write_room
 
+from lmvic_ns._util.output import FolderOutput, check_apart, files_below, read_list
 from lmvic_ns.errors import LmvicError, SceneError
-from lmvic_ns.export.encoding import encode_scene
-from lmvic_ns.export.options import CodingOptions
-from lmvic_ns.output import FolderOutput, check_apart, files_below, read_list
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.workflows.encoding import encode_scene
+from lmvic_ns.workflows.options import CodingOptions
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmvic_ns.codec.paper import image as image_module
-from lmvic_ns.codec.paper.config import PaperConfig
-from lmvic_ns.codec.paper.model import PaperCodec
-from lmvic_ns.codec.paper.views import ReferenceState, inverse_of_normalised, normalised_depth
 from lmvic_ns.errors import BitstreamError, WeightsError
 from lmvic_ns.geometry.cameras import Cameras
+from lmvic_ns.paper import image as image_module
+from lmvic_ns.paper.config import PaperConfig
+from lmvic_ns.paper.model import PaperCodec
+from lmvic_ns.paper.views import ReferenceState, inverse_of_normalised, normalised_depth
 
 SMALL = PaperConfig(n=8, m=12)
 

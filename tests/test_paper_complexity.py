@@ -7,9 +7,9 @@ import torch
 from compressai.layers import GDN
 from torch import nn
 
-from lmvic_ns.codec.complexity import count_macs, macs_per_pixel, parameters
-from lmvic_ns.codec.paper.model import PaperCodec
+from lmvic_ns.codec.networks.complexity import count_macs, macs_per_pixel, parameters
 from lmvic_ns.geometry.cameras import Cameras
+from lmvic_ns.paper.model import PaperCodec
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ import torch
 from compressai.models.base import get_scale_table
 from torch import Tensor
 
-from lmvic_ns.codec.paper.config import PaperConfig
-from lmvic_ns.codec.paper.entropy import GROUPS, STEPS, LatentEntropyModel, fold, quadtree_masks, unfold
-from lmvic_ns.codec.paper.layers import ViewContext
-from lmvic_ns.codec.paper.tables import tables_of
 from lmvic_ns.errors import BitstreamError, WeightsError
+from lmvic_ns.paper.config import PaperConfig
+from lmvic_ns.paper.entropy import GROUPS, STEPS, LatentEntropyModel, fold, quadtree_masks, unfold
+from lmvic_ns.paper.layers import ViewContext
+from lmvic_ns.paper.tables import tables_of
 
 N, M = 8, 12
 

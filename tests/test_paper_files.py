@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from lmvic_ns.codec.multiview import MultiViewCodec
-from lmvic_ns.codec.paper.config import PaperConfig
-from lmvic_ns.codec.paper.model import PaperCodec
-from lmvic_ns.codec.paper.weights import deserialize, serialize
 from lmvic_ns.errors import BitstreamError, WeightsError
 from lmvic_ns.geometry.cameras import Cameras
-from lmvic_ns.geometry.ordering import ReferenceTree
+from lmvic_ns.paper.config import PaperConfig
+from lmvic_ns.paper.model import PaperCodec
+from lmvic_ns.paper.weights import deserialize, serialize
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.tree.ordering import ReferenceTree
 
 SIZES = [(48, 70), (64, 64), (33, 50)]
 

@@ -11,10 +11,10 @@ import pytest
 from export_scenes import write_room
 from PIL import Image
 
+from lmvic_ns._util.pictures import bits_a_channel
 from lmvic_ns.errors import SceneError
-from lmvic_ns.pictures import bits_a_channel
-from lmvic_ns.ply import read_points
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.scene.ply import read_points
 
 RED = np.random.default_rng(0).integers(0, 65536, (48, 64, 3)).astype(np.uint16)
 

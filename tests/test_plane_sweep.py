@@ -8,10 +8,10 @@ import pytest
 import torch
 from codec_scenes import plane_scene
 
+from lmvic_ns.depth_sources.plane_sweep import PlaneSweepConfig, plane_sweep
+from lmvic_ns.depth_sources.stereo import StereoConfig, with_stereo_depth
 from lmvic_ns.errors import SceneError
-from lmvic_ns.geometry.plane_sweep import PlaneSweepConfig, plane_sweep
 from lmvic_ns.scene import MultiViewScene
-from lmvic_ns.training.stereo_depth import StereoConfig, with_stereo_depth
 
 
 def _points_file(path: Path) -> Path:

@@ -20,16 +20,16 @@ from lmvic_ns.bitstream.point_cloud import QuantizedPoints, decode_points, encod
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.codec.multiview import load_codec
 from lmvic_ns.errors import BitstreamError, SceneError
-from lmvic_ns.export import compact_points
-from lmvic_ns.export.compact_points import DISTANCE_TOLERANCE, PIXEL_TOLERANCE, pack_compact, unpack_compact
-from lmvic_ns.export.decoding import decode_file
-from lmvic_ns.export.encoding import encode_scene
-from lmvic_ns.export.options import CodingOptions
-from lmvic_ns.export.point_colours import colours_at
-from lmvic_ns.export.point_grid import Grid, Pinholes, movements
 from lmvic_ns.geometry.cameras import Cameras
-from lmvic_ns.ply import read_points
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.scene.ply import read_points
+from lmvic_ns.sparse_points import compact as compact_points
+from lmvic_ns.sparse_points.compact import DISTANCE_TOLERANCE, PIXEL_TOLERANCE, pack_compact, unpack_compact
+from lmvic_ns.sparse_points.grid import Grid, Pinholes, movements
+from lmvic_ns.sparse_points.sections import colours_at
+from lmvic_ns.workflows.decoding import decode_file
+from lmvic_ns.workflows.encoding import encode_scene
+from lmvic_ns.workflows.options import CodingOptions
 
 FIELDS = ("layer", "u", "v", "w", "level")
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from test_points import facing_views, grey, surface
 
-from lmvic_ns.export.compact_points import pack_compact, unpack_compact
-from lmvic_ns.export.point_grid import Pinholes
+from lmvic_ns.sparse_points.compact import pack_compact, unpack_compact
+from lmvic_ns.sparse_points.grid import Pinholes
 
 Bit = Callable[[int | None], int]  # context, None for a raw bit
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -15,14 +16,15 @@ from bitstream_files import scene
 from PIL import Image
 from safetensors.torch import save_file
 
+from lmvic_ns._util.output import check_file, whole_file, writing
+from lmvic_ns._util.results import RESULTS_LIST, ResultsOutput
 from lmvic_ns.bitstream.header import FileHeader
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.bitstream.writer import Writer
+from lmvic_ns.cli.training import TrainPackConfig, train_pack
 from lmvic_ns.errors import BitstreamError, LmvicError
-from lmvic_ns.output import check_file, whole_file
-from lmvic_ns.results import RESULTS_LIST, ResultsOutput
+from lmvic_ns.evaluation.cache import ResultCache
 from lmvic_ns.training import TrainingError
-from lmvic_ns.training.commands import TrainPackConfig, train_pack
 from lmvic_ns.training.curves import CurvesConfig, train_curves
 from lmvic_ns.training.files import check_run_folder, check_weights_output, write_state
 from lmvic_ns.training.pack import Pack, PackConfig
@@ -194,8 +196,8 @@ def test_a_pipe_is_no_input_either(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
 def test_every_signal_that_ends_a_program_leaves_nothing_half(name: str, status: int, tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys, time; from pathlib import Path; from lmvic_ns.endings import run_cleanly\n"
-        "from lmvic_ns.results import ResultsOutput\n"
+        "import os, signal, sys, time; from pathlib import Path; from lmvic_ns._util.endings import run_cleanly\n"
+        "from lmvic_ns._util.results import ResultsOutput\n"
         "def call():\n"
         "    with ResultsOutput(Path(sys.argv[1])) as output:\n"
         "        (output.staging / 'half').touch(); os.kill(os.getpid(), getattr(signal, sys.argv[2])); time.sleep(20)\n"
@@ -207,3 +209,16 @@ def test_every_signal_that_ends_a_program_leaves_nothing_half(name: str, status:
     if name == "SIGHUP":  # as below nohup
         assert subprocess.run([sys.executable, "-c", ignored, tmp_path / "out", name]).returncode == 0
         assert (tmp_path / "out" / "half").exists()
+
+
+def test_a_cache_that_cannot_be_written_costs_no_result(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "cache").touch()
+    cache = ResultCache(tmp_path / "cache" / "below a file")
+    assert cache.get({"a": 1}, lambda: {"b": 2}) == ({"b": 2}, False)
+    assert "this result is not kept: cannot write" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_named_by_what_was_written(tmp_path: Path) -> None:
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as a write gives it: without a name
+    with pytest.raises(LmvicError, match=r"cannot write .*out: the disk is full"), writing(tmp_path / "out"):
+        raise error

@@ -14,7 +14,7 @@ from nerfstudio.data.scene_box import OrientedBox, SceneBox
 from PIL import Image
 
 from lmvic_ns.errors import SceneError
-from lmvic_ns.ply import read_points
+from lmvic_ns.scene.ply import read_points
 from lmvic_ns.splat.datamanager import to_eight_bit
 from lmvic_ns.splat.lpips import LazyLpips
 from lmvic_ns.splat.model import LmvicSplatModel, LmvicSplatModelConfig, world_to_camera

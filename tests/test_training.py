@@ -21,7 +21,7 @@ from training_standin import StandInCodec, lambda_of_level
 
 pytest.importorskip("lightning")
 
-from lmvic_ns.cli import run
+from lmvic_ns.cli.main import run
 from lmvic_ns.training import TrainingError, require_lightning
 from lmvic_ns.training.data import LevelConfig, PhotoDataset, StepSampler, collate_photos
 from lmvic_ns.training.ema import WeightAverage

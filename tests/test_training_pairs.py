@@ -7,8 +7,8 @@ import pytest
 import torch
 from codec_scenes import SMALL, small_model
 
-from lmvic_ns.codec.layers import LevelVector
-from lmvic_ns.codec.model import MultiViewModel
+from lmvic_ns.codec.networks.layers import LevelVector
+from lmvic_ns.codec.networks.model import MultiViewModel
 from lmvic_ns.training.losses import tempered
 from lmvic_ns.training.objectives import ChainObjective, LossConfig
 from lmvic_ns.training.pairs import PairBatch, PairConfig, make_pairs

@@ -11,7 +11,7 @@ import pytest
 import torch
 from test_training_scenes import DISTANCE, plane_scene, write_points
 
-from lmvic_ns.cli import run
+from lmvic_ns.cli.main import run
 from lmvic_ns.errors import SceneError
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.training.scenes import load_scene

@@ -10,6 +10,13 @@ import torch
 from PIL import Image
 from training_standin import StandInCodec, lambda_of_level
 
+from lmvic_ns.depth_sources.sfm import (
+    find_scenes,
+    read_ply_points,
+    sfm_inverse_depth,
+    with_sfm_depth,
+    write_depth_cache,
+)
 from lmvic_ns.errors import SceneError
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.geometry.disparity import disparity_and_mask
@@ -29,13 +36,6 @@ from lmvic_ns.training.scenes import (
     load_scene,
     normalised_scene,
     validation_chains,
-)
-from lmvic_ns.training.sfm_depth import (
-    find_scenes,
-    read_ply_points,
-    sfm_inverse_depth,
-    with_sfm_depth,
-    write_depth_cache,
 )
 from lmvic_ns.training.validation import rd_chains, score
 
@@ -189,7 +189,7 @@ def test_steps_of_photographs_and_chains_alternate_alike_on_all_processes():
 
 def test_stage_scenes_trains_validates_and_resumes(tmp_path: Path):
     pytest.importorskip("lightning")
-    from lmvic_ns.training.commands import collate_mixed
+    from lmvic_ns.cli.training import collate_mixed
     from lmvic_ns.training.module import OptimizationConfig
     from lmvic_ns.training.runner import RunConfig, run_training
     from lmvic_ns.training.schedule import ScheduleConfig

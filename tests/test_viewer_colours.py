@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lmvic_ns.viewer import colours
+from lmvic_ns.drawing import colours
 
 
 def test_the_wheel_tells_directions_and_lengths_apart():

@@ -14,7 +14,7 @@ import torch
 from browser import click, pictures, screenshot, start_browser, text, wait_for
 
 from lmvic_ns.demo.scene import DemoSceneConfig, write_demo_scene
-from lmvic_ns.viewer.live import OUTPUTS
+from lmvic_ns.splat.live import OUTPUTS
 
 pytestmark = pytest.mark.slow
 

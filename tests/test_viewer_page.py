@@ -19,17 +19,17 @@ import pytest
 import torch
 from browser import pictures, screenshot, start_browser, text, wait_for
 
+from lmvic_ns.cli.view import free_port, not_of_closed_connections, viser_server
 from lmvic_ns.codec.multiview import load_codec
 from lmvic_ns.codec.presets import build_model
 from lmvic_ns.codec.weights import save_weights
 from lmvic_ns.demo.scene import DemoSceneConfig, write_demo_scene
+from lmvic_ns.drawing.markdown import literal
+from lmvic_ns.drawing.pair import PictureWithDepth, correspond, depth_points, masked_psnr
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.scene import MultiViewScene
-from lmvic_ns.viewer.commands import free_port, not_of_closed_connections, viser_server
 from lmvic_ns.viewer.layout import Layout, frustum_scale, tree_colours
-from lmvic_ns.viewer.markdown import literal
 from lmvic_ns.viewer.page import ViewPage
-from lmvic_ns.viewer.pair import PictureWithDepth, correspond, depth_points, masked_psnr
 from lmvic_ns.viewer.sources import FileSource, SceneSource, open_source
 
 
@@ -208,7 +208,7 @@ def test_stopping_beside_a_connection_logs_nothing(file: str, kept: bool):
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_prints_its_address_and_ends_on_a_signal(folder: Path, sign: signal.Signals):
     what = "room.lmvic" if sign == signal.SIGINT else "scene"
-    command = [sys.executable, "-m", "lmvic_ns.cli", "view", str(folder / what), "--no-thumbnails"]
+    command = [sys.executable, "-m", "lmvic_ns.cli.main", "view", str(folder / what), "--no-thumbnails"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
     )
@@ -230,9 +230,9 @@ def test_the_command_prints_its_address_and_ends_on_a_signal(folder: Path, sign:
 
 
 def test_a_scene_shows_the_tree_that_encode_takes_or_says_that_it_does_not(folder: Path, tmp_path: Path):
-    from lmvic_ns.export.encoding import build_tree
-    from lmvic_ns.export.options import CodingOptions
-    from lmvic_ns.export.sources import dataset_scene
+    from lmvic_ns.workflows.encoding import build_tree
+    from lmvic_ns.workflows.options import CodingOptions
+    from lmvic_ns.workflows.sources import dataset_scene
 
     source = SceneSource(folder / "scene")
     taken = build_tree(dataset_scene(folder / "scene", "auto"), CodingOptions())

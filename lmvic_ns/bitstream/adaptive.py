@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Int
 
-from lmvic_ns.bitstream.compiled import CompiledLoop
+from lmvic_ns._util.compiled import CompiledLoop
 from lmvic_ns.bitstream.limits import MAX_SYMBOLS
 from lmvic_ns.bitstream.rans import INITIAL_STATE, check_end, open_stream, stream_bytes
 from lmvic_ns.errors import BitstreamError

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lmvic_ns.bitstream.compiled import CompiledLoop
+from lmvic_ns._util.compiled import CompiledLoop
 from lmvic_ns.bitstream.limits import MAX_SYMBOLS
 from lmvic_ns.bitstream.tables import CdfTables
 from lmvic_ns.errors import BitstreamError

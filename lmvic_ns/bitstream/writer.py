@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from lmvic_ns._util.output import check_plain
 from lmvic_ns.bitstream import limits
 from lmvic_ns.bitstream.header import FileHeader
 from lmvic_ns.bitstream.layout import (
@@ -30,7 +31,6 @@ from lmvic_ns.bitstream.layout import (
 from lmvic_ns.bitstream.partial import SETTINGS_TAG, finished_path, partial_path, read_partial, settings_of
 from lmvic_ns.bitstream.scan import leading_blocks
 from lmvic_ns.errors import BitstreamError, LmvicError
-from lmvic_ns.output import check_plain
 
 
 class OtherSettingsError(LmvicError):

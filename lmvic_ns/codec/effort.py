@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from lmvic_ns.codec.depth_search import DepthSearch
+from lmvic_ns.codec.depth.search import DepthSearch
 from lmvic_ns.codec.latent_refinement import LatentRefinement
+from lmvic_ns.codec.pictures.av1 import Av1Search
 
 EffortName = Literal["fast", "medium", "slow", "slowest"]
 
@@ -20,12 +21,14 @@ class Effort:
         depth_level_stride: look for the depth's quality level by strides of so many; 0 takes the picture's (the learned
             codec: the reference's).
         latent: fit the image's latents to the picture; None codes what the analysis network gives.
-        loop_filter: fit a filter to the decoded picture (`lmvic_ns.codec.loop_filter`).
-        illumination: match the reference's exposure and white balance (`lmvic_ns.codec.illumination`).
+        loop_filter: fit a filter to the decoded picture (`lmvic_ns.codec.pictures.loop_filter`).
+        illumination: match the reference's exposure and white balance (`lmvic_ns.codec.pictures.illumination`).
         alone: code a view also without its reference, in case that is cheaper.
         thrift: how much bits count when symbols of a view without and with a reference are rounded
-            (`lmvic_ns.codec.rates.thrifty_rounding`).
-        stored: store a view as an ordinary picture where that is cheaper (`lmvic_ns.codec.stored_picture`).
+            (`lmvic_ns.codec.networks.rates.thrifty_rounding`).
+        stored: store a view as an ordinary picture where that is cheaper (`lmvic_ns.codec.pictures.stored`).
+        av1: code a view also as an AV1 picture, or as one of its difference from the reference, in case that is cheaper
+            (`lmvic_ns.codec.pictures.av1`).
     """
 
     depth_search: DepthSearch | None = None
@@ -35,6 +38,7 @@ class Effort:
     illumination: bool = False
     alone: bool = False
     stored: bool = False
+    av1: Av1Search | None = None
     thrift: tuple[float, float] = (0.0, 0.0)
 
     def with_learned_depth(self) -> Effort:
@@ -57,12 +61,12 @@ class Effort:
         basis = Effort(DepthSearch(), loop_filter=True, illumination=True, alone=True, stored=True, thrift=(0.0, 0.2))
         match name:
             case "fast":
-                return basis
+                return replace(basis, av1=Av1Search())
             case "medium":
-                return replace(basis, depth_level_stride=8)
+                return replace(basis, depth_level_stride=8, av1=Av1Search(7, 5, predicted=True))
             case "slow":
-                return replace(basis, depth_level_stride=8, latent=LatentRefinement())
+                return replace(basis, depth_level_stride=8, latent=LatentRefinement(), av1=Av1Search(7, 4, predicted=True))
             case "slowest":
                 refinement = LatentRefinement(steps=100, step_size=0.02, noise=0.7)
-                return replace(basis, depth_level_stride=8, latent=refinement)
+                return replace(basis, depth_level_stride=8, latent=refinement, av1=Av1Search(6, 3, predicted=True))
         raise ValueError(f"there is no effort '{name}'; there are {', '.join(get_args(EffortName))}")

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lmvic_ns.codec.image import ImageCodec, ImageContext
+from lmvic_ns.codec.networks.image import ImageCodec, ImageContext
 from lmvic_ns.codec.quality import image_lambda
 
 

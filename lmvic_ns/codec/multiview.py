@@ -18,7 +18,7 @@ from lmvic_ns.bitstream.header import ENCODE_BYTES, FileHeader
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.bitstream.writer import Writer
 from lmvic_ns.codec.effort import Effort
-from lmvic_ns.codec.model import ReferenceState
+from lmvic_ns.codec.networks.model import ReferenceState
 from lmvic_ns.codec.planning import (
     default_tree,
     depth_first,
@@ -33,8 +33,8 @@ from lmvic_ns.codec.quality import LEVELS
 from lmvic_ns.codec.weights import Weights, load_weights
 from lmvic_ns.errors import BitstreamError, SceneError, WeightsError
 from lmvic_ns.geometry.cameras import Cameras
-from lmvic_ns.geometry.reference_tree import ReferenceTree
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.tree.reference_tree import ReferenceTree
 
 DEFAULT_QUALITY = 32
 ROOT_PIXELS = 0.5
@@ -202,7 +202,7 @@ class MultiViewCodec:
             )
         effort = options.effort
         if self.weights.metric != "mse":
-            effort = replace(effort, loop_filter=False)  # it lowers squared error
+            effort = replace(effort, loop_filter=False, av1=None)  # they lower squared error
         tree = default_tree(scene) if tree is None else tree
         if len(tree) != len(scene):
             raise SceneError(f"the reference tree has {len(tree)} views, the scene {len(scene)}")

@@ -13,14 +13,14 @@ from torch import Tensor
 from lmvic_ns.bitstream.header import FileHeader
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.geometry.cameras import Cameras, relative_projection
-from lmvic_ns.geometry.ordering import (
+from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.tree.ordering import (
     ReferenceTree,
     independent_views,
     pose_distance,
     reference_tree,
     scene_translation_scale,
 )
-from lmvic_ns.scene import MultiViewScene
 
 LEVELS_PER_DOUBLING = 3
 """Levels that a view gains when the views that depend on it, and itself, double (see `quality_offsets`)."""

@@ -12,16 +12,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lmvic_ns.codec.depth import CODED_DEPTH_MARGIN, DEPTH_FACTOR, pad_depth
-from lmvic_ns.codec.depth_quadtree import QUADTREE
+from lmvic_ns.codec.depth.learned import CODED_DEPTH_MARGIN, DEPTH_FACTOR, pad_depth
+from lmvic_ns.codec.depth.quadtree import QUADTREE
 from lmvic_ns.codec.effort import Effort
-from lmvic_ns.codec.illumination import Illumination, fit_illumination
-from lmvic_ns.codec.image import STRIDE, ImageContext, fixed_coverage
 from lmvic_ns.codec.latent_refinement import LatentRefinement, refine_latent
-from lmvic_ns.codec.layers import pad_to_multiple
-from lmvic_ns.codec.loop_filter import LoopFilter, apply_loop_filter, fit_loop_filter, write_loop_filter
+from lmvic_ns.codec.networks.image import STRIDE, ImageContext, fixed_coverage
+from lmvic_ns.codec.networks.layers import pad_to_multiple
+from lmvic_ns.codec.pictures.av1 import (
+    Av1Search,
+    best_av1_picture,
+    difference_prediction,
+    from_difference,
+    to_difference,
+)
+from lmvic_ns.codec.pictures.illumination import Illumination, fit_illumination
+from lmvic_ns.codec.pictures.loop_filter import LoopFilter, apply_loop_filter, fit_loop_filter, write_loop_filter
+from lmvic_ns.codec.pictures.stored import cheaper_picture
 from lmvic_ns.codec.quality import LEVELS, coding_noise, image_lambda
-from lmvic_ns.codec.stored_picture import cheaper_picture
 from lmvic_ns.codec.symbols import SymbolWriter
 from lmvic_ns.codec.view_mode import Mode, ViewMode
 from lmvic_ns.geometry.cameras import Cameras
@@ -29,7 +36,7 @@ from lmvic_ns.geometry.disparity import disparity_and_mask, downsample_inverse_d
 from lmvic_ns.geometry.warp import warp
 
 if TYPE_CHECKING:
-    from lmvic_ns.codec.model import MultiViewModel
+    from lmvic_ns.codec.networks.model import MultiViewModel
     from lmvic_ns.codec.state import ReferenceState
 
 
@@ -125,6 +132,8 @@ class ViewEncoder:
             if effort.loop_filter:
                 fitted = self._with_loop_filter(fitted)
             coded = min(coded, fitted, key=_cost)
+        if effort.av1 is not None:
+            coded = self._or_av1(coded, effort.av1, effort.loop_filter)
         return self._or_stored(coded) if effort.stored else coded
 
     @cached_property
@@ -263,6 +272,46 @@ class ViewEncoder:
         fitted = refine_latent(self.model.image, self.image, self._latent, self.level, context, refinement, finish)
         depth = plain.state.inverse_depth if plain.depth else None
         return self._code_image(plain.depth, depth, fitted, predicted=context is not None)
+
+    def _or_av1(self, coded: CodedView, search: Av1Search, loop_filter: bool) -> CodedView:
+        """The view as an AV1 picture, or as one of its difference from the reference, where that is cheaper."""
+        has_reference = self.reference is not None and bool(coded.depth)
+        if has_reference and not search.predicted and coded.mode.mode.uses_reference:
+            return coded
+        found = [self._as_av1(coded, search, None)]
+        if has_reference and search.predicted:
+            context = coded.context
+            if context is None:
+                depth = coded.state.inverse_depth
+                context = self.model.decoder_context(self.reference, depth, self.cameras, self.size, self.quality)
+            found.append(self._as_av1(coded, search, context))
+        pictures = [view for view in found if view is not None]
+        if loop_filter:
+            pictures = [self._with_loop_filter(view) if view.cost <= _CLOSE * coded.cost else view for view in pictures]
+        return min([coded, *pictures], key=_cost)
+
+    def _as_av1(self, coded: CodedView, search: Av1Search, context: ImageContext | None) -> CodedView | None:
+        """The view with the same depth as an AV1 picture; None if that is far from paying."""
+        warped = self.model.warped_reference(context, self.size)
+        prediction = None if warped is None else difference_prediction(warped.image, warped.mask).to(self.image.dtype)
+
+        def decoded(picture: Tensor) -> Tensor:
+            picture = picture.to(self.image.device, self.image.dtype)
+            return picture if prediction is None else from_difference(picture, prediction)
+
+        target = self.image if prediction is None else to_difference(self.image, prediction)
+        found = best_av1_picture(
+            target,
+            self.weight,
+            search,
+            lambda picture: (decoded(picture) - self.image).square().mean().item(),
+            coded.cost - 8 * len(coded.depth) / (self.size[0] * self.size[1]),
+        )
+        if found is None:
+            return None
+        mode = ViewMode(Mode.AV1) if context is None else ViewMode(Mode.AV1_DIFFERENCE, self.illumination)
+        state = replace(coded.state, image=decoded(found.image))
+        return self._priced(CodedView(coded.depth, mode, found.data, state, context=context))
 
     def _or_stored(self, coded: CodedView) -> CodedView:
         """The view as an ordinary picture where that is cheaper, or where the networks failed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from lmvic_ns.codec.illumination import BYTES, Illumination
+from lmvic_ns.codec.pictures.illumination import BYTES, Illumination
 from lmvic_ns.errors import BitstreamError
 
 _ILLUMINATION = 0x10
@@ -19,7 +19,16 @@ class Mode(IntEnum):
     PREDICTED = 1
     """By the networks, as the difference from its warped reference."""
     STORED = 2
-    """As an ordinary picture (`lmvic_ns.codec.stored_picture`)."""
+    """As an ordinary picture (`lmvic_ns.codec.pictures.stored`)."""
+    AV1 = 3
+    """As an AV1 picture, without a reference (`lmvic_ns.codec.pictures.av1`)."""
+    AV1_DIFFERENCE = 4
+    """As an AV1 picture of the difference from its warped reference."""
+
+    @property
+    def uses_reference(self) -> bool:
+        """Whether the warped reference is part of the decoded view."""
+        return self in (Mode.PREDICTED, Mode.AV1_DIFFERENCE)
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,7 @@ class ViewMode:
 
     Attributes:
         mode: how the view is coded.
-        illumination: correction of the reference's picture; only with `Mode.PREDICTED`.
+        illumination: correction of the reference's picture; only where the mode uses the reference.
     """
 
     mode: Mode
@@ -58,10 +67,10 @@ def read_view_mode(data: bytes, has_reference: bool, name: str) -> tuple[ViewMod
     if value not in set(Mode):
         raise BitstreamError(f"{name}: expected a mode 0..{max(Mode)}, found {data[0]}")
     mode = Mode(value)
-    if mode is Mode.PREDICTED and not has_reference:
+    if mode.uses_reference and not has_reference:
         raise BitstreamError(f"{name}: expected a view without a reference, found one that is predicted")
     if not data[0] & _ILLUMINATION:
         return ViewMode(mode), rest
-    if mode is not Mode.PREDICTED:
+    if not mode.uses_reference:
         raise BitstreamError(f"{name}: expected no illumination without a prediction, found mode {data[0]:#x}")
     return ViewMode(mode, Illumination.from_bytes(rest, name)), rest[BYTES:]

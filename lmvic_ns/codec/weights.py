@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,15 +15,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from lmvic_ns.codec.fixed_point import FixedPointConv2d
-from lmvic_ns.codec.layers import LevelVector
-from lmvic_ns.codec.model import ModelConfig, MultiViewModel
+from lmvic_ns._util.output import whole_file
+from lmvic_ns.codec.networks.fixed_point import FixedPointConv2d
+from lmvic_ns.codec.networks.layers import LevelVector
+from lmvic_ns.codec.networks.model import ModelConfig, MultiViewModel
 from lmvic_ns.codec.presets import config_from_dict
 from lmvic_ns.errors import WeightsError
-from lmvic_ns.output import whole_file
 
 FORMAT = "lmvic-weights-2"
-PAPER_FORMAT = "lmvic-paper-weights-1"
+OTHER_FORMATS = {"lmvic-paper-weights-1": "lmvic_ns.paper.weights:deserialize"}
+"""Formats that rooms above read, with the function that takes (data, origin) and gives `Weights`."""
 _HASH_BYTES = 16
 
 
@@ -104,10 +106,9 @@ def deserialize(data: bytes, origin: str) -> Weights:
         fields = json.loads(header.get("__metadata__", {}).get("lmvic", "{}"))
     except (SafetensorError, ValueError, KeyError) as error:
         raise WeightsError(f"{origin}: not a safetensors weights file ({error})") from None
-    if fields.get("format") == PAPER_FORMAT:
-        from lmvic_ns.codec.paper.weights import deserialize as deserialize_paper  # only where such weights are used
-
-        return deserialize_paper(data, origin)
+    if (reader := OTHER_FORMATS.get(fields.get("format", ""))) is not None:
+        module, _, function = reader.partition(":")
+        return getattr(importlib.import_module(module), function)(data, origin)
     if fields.get("format") != FORMAT:
         raise WeightsError(f"{origin}: expected weights of format {FORMAT}, found {fields.get('format', 'none')}")
     model = MultiViewModel(config_from_dict(ModelConfig, json.loads(fields["config"])))

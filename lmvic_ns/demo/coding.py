@@ -10,13 +10,13 @@ from typing import Any
 from nerfstudio.pipelines.base_pipeline import Pipeline
 
 from lmvic_ns.codec.multiview import MultiViewCodec
-from lmvic_ns.export.decoding import decode_file
-from lmvic_ns.export.encoding import encode_scene, finish
-from lmvic_ns.export.options import CodingOptions
-from lmvic_ns.export.sources import dataset_files
-from lmvic_ns.export.splat_source import cached_depth
-from lmvic_ns.export.terminal import plain_console, size_text
+from lmvic_ns.report.terminal import plain_console, size_text
 from lmvic_ns.splat.captures import captured_scene
+from lmvic_ns.splat.depth_source import cached_depth
+from lmvic_ns.workflows.decoding import decode_file
+from lmvic_ns.workflows.encoding import encode_scene, finish
+from lmvic_ns.workflows.options import CodingOptions
+from lmvic_ns.workflows.sources import dataset_files
 
 
 def export_demo(pipeline: Pipeline, scene: Path, output: Path, codec: MultiViewCodec, quality: int) -> dict[str, Any]:

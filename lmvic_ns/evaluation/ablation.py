@@ -14,8 +14,8 @@ import numpy as np
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.evaluation.image_set import ImageSet
 from lmvic_ns.evaluation.own_codec import OwnCodec, ablated_weights
-from lmvic_ns.export.options import EffortName
-from lmvic_ns.geometry.ordering import ReferenceTree, greedy_chain, independent_views, pose_distance
+from lmvic_ns.tree.ordering import ReferenceTree, greedy_chain, independent_views, pose_distance
+from lmvic_ns.workflows.options import EffortName
 
 FULL = "tree"
 SWITCHES = {

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
+from lmvic_ns._util.metrics import ms_ssim, psnr
 from lmvic_ns.evaluation.aligners import DepthAlignment, picture_methods, side_by_side
 from lmvic_ns.evaluation.image_set import write_picture
-from lmvic_ns.evaluation.metrics import ms_ssim, psnr
 from lmvic_ns.evaluation.peers import MissingCodecError, Picture
 from lmvic_ns.evaluation.report import markdown_table, write_csv
 from lmvic_ns.scene import MultiViewScene

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmvic_ns._util.output import write_whole
 from lmvic_ns.errors import LmvicError
-from lmvic_ns.output import write_whole
 
 
 def default_cache_folder() -> Path:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from lmvic_ns._util.pictures import check_eight_bits
 from lmvic_ns.errors import SceneError
-from lmvic_ns.pictures import check_eight_bits
-from lmvic_ns.transforms import load_transforms
+from lmvic_ns.scene.transforms import load_transforms
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,7 +92,7 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     Raises:
         SceneError: Not a readable picture, or one of more than 8 bits a channel.
     """
-    from lmvic_ns.picture_files import open_picture
+    from lmvic_ns._util.picture_files import open_picture
 
     with open_picture(path) as image:
         check_eight_bits(path, image)
@@ -160,7 +160,7 @@ def our_order(images: ImageSet) -> list[int]:
 
 def pose_chain(world_to_camera: Float[Tensor, "v 4 4"]) -> list[int]:
     """The greedy chain over pose distances (8) from the view nearest to all others; the cameras' spread is a unit of length."""
-    from lmvic_ns.geometry.ordering import greedy_chain, pose_distance
+    from lmvic_ns.tree.ordering import greedy_chain, pose_distance
 
     centers = -(world_to_camera[:, :3, :3].transpose(1, 2) @ world_to_camera[:, :3, 3:])[..., 0]
     spread = float((centers - centers.mean(0)).square().sum(1).mean().sqrt())
@@ -176,7 +176,7 @@ def camera_to_world(images: ImageSet) -> Float[np.ndarray, "v 4 4"]:
     """
     if images.kind != "scene":
         raise SceneError(f"{images.name} is a folder of photographs: there are no cameras")
-    from lmvic_ns.scene_reader import read_pose
+    from lmvic_ns.scene.reader import read_pose
 
     file = images.folder / "transforms.json"
     frames = {images.folder / frame["file_path"]: frame for frame in load_transforms(file)["frames"]}

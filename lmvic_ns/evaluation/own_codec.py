@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from lmvic_ns.codec import MultiViewCodec
     from lmvic_ns.codec.effort import EffortName
     from lmvic_ns.codec.multiview import EncodeOptions
-    from lmvic_ns.geometry.ordering import ReferenceTree
     from lmvic_ns.scene import MultiViewScene
+    from lmvic_ns.tree.ordering import ReferenceTree
 
 
 class OwnCodec:
@@ -100,7 +100,7 @@ class OwnCodec:
 
     def encode(self, images: ImageSet, order: Sequence[int], setting: float, folder: Path) -> Encoded:
         """One .lmvic file; of photographs, each is a file of its own."""
-        from lmvic_ns.geometry.ordering import independent_views
+        from lmvic_ns.tree.ordering import independent_views
 
         codec, options = self._codec, self._options(int(setting))
         if images.kind == "photos":
@@ -166,12 +166,12 @@ def photograph_scene(picture: Picture) -> MultiViewScene:
 
 
 def ablated_weights(weights: str, folder: Path, **switches: bool) -> Path:
-    """A weights file with parts of the method switched off (see `lmvic_ns.codec.model.Ablation`); what is learned stays.
+    """A weights file with parts of the method switched off (see `Ablation`); what is learned stays.
 
     Raises:
         WeightsError: There are no such weights.
     """
-    from lmvic_ns.codec.model import MultiViewModel
+    from lmvic_ns.codec.networks.model import MultiViewModel
     from lmvic_ns.codec.weights import load_weights, save_weights
 
     loaded = load_weights(weights)

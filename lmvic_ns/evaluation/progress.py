@@ -11,7 +11,7 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
     """A bar over `total` steps; gives the function that counts one step and says what it was."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-    from lmvic_ns.export.terminal import plain_column, plain_console
+    from lmvic_ns.report.terminal import plain_column, plain_console
 
     columns = (plain_column("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=plain_console()) as bar:

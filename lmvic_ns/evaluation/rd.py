@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lmvic_ns._util.metrics import ms_ssim, psnr
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.evaluation.bdrate import CurveError, Method, bd_rate, ms_ssim_to_db
 from lmvic_ns.evaluation.cache import ResultCache
 from lmvic_ns.evaluation.image_set import ImageSet, check_pictures, our_order
-from lmvic_ns.evaluation.metrics import ms_ssim, psnr
 from lmvic_ns.evaluation.peers import Codec, MissingCodecError, NotApplicableError
 
 # changes whenever what is measured changes, so that older cached results are not taken for new ones

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lmvic_ns.errors import LmvicError
-from lmvic_ns.export.options import EffortName
+from lmvic_ns.workflows.options import EffortName
 
 STAGES = ("geometry", "depth", "image networks", "loop filter", "latent fitting", "entropy coder", "file", "other")
 
@@ -131,8 +131,9 @@ def stage_targets(model: Any) -> list[tuple[Any, str, str]]:
 
 
 def _practical_targets(model: Any) -> list[tuple[Any, str, str]]:
-    from lmvic_ns.codec import depth_search, view_encoder
-    from lmvic_ns.codec import model as module
+    from lmvic_ns.codec import view_encoder
+    from lmvic_ns.codec.depth import search as depth_search
+    from lmvic_ns.codec.networks import model as module
 
     names = ("disparity_and_mask", "upsample_inverse_depth", "downsample_inverse_depth", "warp", "predict_inverse_depth")
     # a name is timed where it is called from: the encoder of a view has its own of some
@@ -154,8 +155,8 @@ def _practical_targets(model: Any) -> list[tuple[Any, str, str]]:
 
 
 def _paper_targets(codec: Any) -> list[tuple[Any, str, str]]:
-    from lmvic_ns.codec.paper import image as image_module
-    from lmvic_ns.codec.paper import model as module
+    from lmvic_ns.paper import image as image_module
+    from lmvic_ns.paper import model as module
 
     targets = [(module, name, "geometry") for name in ("disparity_and_mask", "predict_inverse_depth")]
     targets.append((image_module, "warp", "geometry"))

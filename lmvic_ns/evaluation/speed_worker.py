@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from lmvic_ns.codec import build_model, load_codec, preset_names, save_weights, weights_names
-from lmvic_ns.codec.complexity import macs_per_pixel, parameters
 from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.multiview import EncodeOptions, default_tree, depth_first
+from lmvic_ns.codec.networks.complexity import macs_per_pixel, parameters
 from lmvic_ns.evaluation.speed import StageClock, stage_targets
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.scene import MultiViewScene
@@ -62,8 +62,8 @@ def prepare(task: dict[str, Any]) -> dict[str, Any]:
     """Weights for a preset that has none; parameters; multiply-accumulates of a view that has a reference."""
     name = task["weights"]
     if name == "paper" and name not in weights_names():
-        from lmvic_ns.codec.paper.model import PaperCodec
-        from lmvic_ns.codec.paper.weights import serialize
+        from lmvic_ns.paper.model import PaperCodec
+        from lmvic_ns.paper.weights import serialize
 
         torch.manual_seed(0)
         codec = PaperCodec()

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from lmvic_ns._util.picture_files import LONGEST_SIDE
 from lmvic_ns.evaluation.image_set import ImageSet, read_picture
 from lmvic_ns.evaluation.peers import Encoded, MissingCodecError, NotApplicableError, Picture
-from lmvic_ns.picture_files import LONGEST_SIDE
 
 
 class StillCodec(ABC):

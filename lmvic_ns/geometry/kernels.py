@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmvic_ns.bitstream.compiled import CompiledLoop
+from lmvic_ns._util.compiled import CompiledLoop
 
 
 @cache

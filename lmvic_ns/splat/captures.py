@@ -25,9 +25,9 @@ from torch import Tensor
 
 from lmvic_ns.errors import SceneError
 from lmvic_ns.geometry.cameras import Cameras
-from lmvic_ns.names import view_names
-from lmvic_ns.points import SparsePoints
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.scene.names import view_names
+from lmvic_ns.scene.points import SparsePoints
 from lmvic_ns.splat.source_views import SPLITS, SourceViews, WorldTransform, fitted_transform, nearest_rotation, source_views
 
 PERSPECTIVE_MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")

@@ -14,9 +14,9 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.utils.rich_utils import CONSOLE
 from PIL import Image
 
+from lmvic_ns._util.picture_files import open_picture
+from lmvic_ns._util.pictures import check_eight_bits
 from lmvic_ns.errors import SceneError
-from lmvic_ns.picture_files import open_picture
-from lmvic_ns.pictures import check_eight_bits
 from lmvic_ns.splat.captures import check_perspective, parsed_split
 from lmvic_ns.splat.dataparser import OURS
 from lmvic_ns.splat.source_views import SPLITS, source_views

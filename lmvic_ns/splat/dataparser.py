@@ -22,13 +22,13 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
 from PIL import Image
 from torch import Tensor
 
+from lmvic_ns._util.picture_files import is_rotated, open_picture
 from lmvic_ns.errors import SceneError
-from lmvic_ns.picture_files import is_rotated, open_picture
-from lmvic_ns.ply import read_points
-from lmvic_ns.points import SparsePoints
-from lmvic_ns.scene_reader import read_number
+from lmvic_ns.scene.ply import read_points
+from lmvic_ns.scene.points import SparsePoints
+from lmvic_ns.scene.reader import read_number
+from lmvic_ns.scene.transforms import check_exists, check_size, load_transforms, transforms_file
 from lmvic_ns.splat.source_views import colmap_points
-from lmvic_ns.transforms import check_exists, check_size, load_transforms, transforms_file
 
 _CAMERA_KEYS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
 _ONE_PLACE = 1e-6  # spread of the cameras against their distance from the origin, about what float32 tells apart

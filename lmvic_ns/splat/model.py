@@ -71,7 +71,7 @@ class LmvicSplatModel(SplatfactoModel):
         limit = self.config.limit_for(self.num_train_data)
         if limit is not None and isinstance(self.strategy, DefaultStrategy):
             self.strategy = CappedStrategy.limiting(self.strategy, limit)
-        from lmvic_ns.viewer.panel import CorrespondencePanel  # a public attribute, so that nerfstudio's viewer finds it
+        from lmvic_ns.splat.panel import CorrespondencePanel  # a public attribute, so that nerfstudio's viewer finds it
 
         self.correspondence = CorrespondencePanel()
 

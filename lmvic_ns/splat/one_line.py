@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
-from lmvic_ns.endings import ending_of
+from lmvic_ns._util.endings import ending_of
 from lmvic_ns.errors import LmvicError
 
 

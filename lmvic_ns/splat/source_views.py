@@ -23,7 +23,7 @@ from nerfstudio.data.utils import colmap_parsing_utils as colmap
 from torch import Tensor
 
 from lmvic_ns.errors import SceneError
-from lmvic_ns.points import SparsePoints
+from lmvic_ns.scene.points import SparsePoints
 
 SPLITS = ("train", "val", "test")
 _TOLERANCE = 1e-3  # of the fit, relative to the cameras' extent; float32 is off by 1e-6

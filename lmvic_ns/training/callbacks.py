@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lmvic_ns.output import whole_file
+from lmvic_ns._util.output import whole_file
 from lmvic_ns.training import require_lightning
 from lmvic_ns.training.files import write_state
 from lmvic_ns.training.module import TrainingModule

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
 
-from lmvic_ns.output import check_file, whole_file
+from lmvic_ns._util.output import check_file, whole_file
 from lmvic_ns.training import TrainingError
 
 MARK = "lmvic train curves"

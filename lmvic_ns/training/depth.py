@@ -18,19 +18,19 @@ import tyro
 from rich.progress import Progress
 from torch import Tensor
 
-from lmvic_ns.codec.depth import DEPTH_FACTOR, DEPTH_RANGE, DEPTH_STRIDE, DepthCodec
-from lmvic_ns.codec.fixed_point import ONE
+from lmvic_ns.codec.depth.learned import DEPTH_FACTOR, DEPTH_RANGE, DEPTH_STRIDE, DepthCodec
+from lmvic_ns.codec.networks.fixed_point import ONE
 from lmvic_ns.codec.planning import inverse_depth_scale, translation_scale
 from lmvic_ns.codec.presets import build_model
 from lmvic_ns.codec.quality import LEVELS, depth_lambda_of_level
+from lmvic_ns.depth_sources.sfm import find_scenes
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.geometry.disparity import downsample_inverse_depth
-from lmvic_ns.geometry.ordering import pose_distance
 from lmvic_ns.geometry.prediction import predict_inverse_depth
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.training.files import check_weights_output, write_state
 from lmvic_ns.training.runner import load_initial_weights
-from lmvic_ns.training.sfm_depth import find_scenes
+from lmvic_ns.tree.ordering import pose_distance
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lmvic_ns._util.output import check_apart, check_file, settled, whole_file, writing
 from lmvic_ns.errors import LmvicError
-from lmvic_ns.output import check_apart, check_file, settled, whole_file, writing
 
 
 def write_state(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lmvic_ns.codec.depth_search import DepthSearch
+from lmvic_ns.codec.depth.search import DepthSearch
 from lmvic_ns.training.data import PhotoBatch
 from lmvic_ns.training.losses import (
     VIEW_WEIGHTS,

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lmvic_ns.output import whole_file
-from lmvic_ns.picture_files import picture_of_bytes
+from lmvic_ns._util.output import whole_file
+from lmvic_ns._util.picture_files import picture_of_bytes
 from lmvic_ns.training import TrainingError
 from lmvic_ns.training.photos import PhotoSet
 from lmvic_ns.training.scenes import TrainingScene, training_scene

@@ -18,8 +18,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from lmvic_ns.picture_files import open_picture
-from lmvic_ns.pictures import check_eight_bits
+from lmvic_ns._util.picture_files import open_picture
+from lmvic_ns._util.pictures import check_eight_bits
 from lmvic_ns.training import TrainingError
 from lmvic_ns.training.synthetic import synthetic_picture
 

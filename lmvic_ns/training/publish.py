@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 from safetensors import safe_open
 
-from lmvic_ns.codec.model import MultiViewModel
+from lmvic_ns.codec.networks.model import MultiViewModel
 from lmvic_ns.codec.presets import build_model
 from lmvic_ns.codec.weights import save_weights
 from lmvic_ns.training.files import check_weights_output

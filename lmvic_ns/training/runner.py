@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from lmvic_ns.output import write_whole
+from lmvic_ns._util.output import write_whole
 from lmvic_ns.training import TrainingError, require_lightning
 from lmvic_ns.training.callbacks import Conductor, Validate, progress_line
 from lmvic_ns.training.module import OptimizationConfig, TrainingModule

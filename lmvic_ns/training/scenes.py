@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from lmvic_ns.geometry.cameras import Cameras
-from lmvic_ns.geometry.ordering import covisibility
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.training import TrainingError
 from lmvic_ns.training.photos import to_tensor
+from lmvic_ns.tree.ordering import covisibility
 
 _DEPTH_STEPS = 65535
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lmvic_ns.codec.depth_search import DepthSearch
+from lmvic_ns.codec.depth.search import DepthSearch
 from lmvic_ns.training.losses import ms_ssim, psnr, squared_error
 from lmvic_ns.training.scenes import ChainBatch
 

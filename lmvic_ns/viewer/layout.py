@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lmvic_ns.drawing.colours import turbo
 from lmvic_ns.geometry.cameras import Cameras, invert_rigid
-from lmvic_ns.viewer.colours import turbo
 
 _RADIUS = 2.0  # of the cameras' cloud in viser's units; its mouse speeds and near plane suit such a size
 

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from lmvic_ns.drawing import colours
+from lmvic_ns.drawing.images import PanelImage, beside, fit
+from lmvic_ns.drawing.markdown import literal
+from lmvic_ns.drawing.pair import Correspondence, PictureWithDepth, as_picture, correspond, depth_points
 from lmvic_ns.errors import LmvicError
-from lmvic_ns.export.terminal import size_text
 from lmvic_ns.geometry.cameras import invert_rigid
-from lmvic_ns.viewer import colours
-from lmvic_ns.viewer.images import PanelImage, beside, fit
+from lmvic_ns.report.terminal import size_text
 from lmvic_ns.viewer.layout import Layout, frustum_scale, quaternion, tree_colours
-from lmvic_ns.viewer.markdown import literal
-from lmvic_ns.viewer.pair import Correspondence, PictureWithDepth, as_picture, correspond, depth_points
 from lmvic_ns.viewer.plots import bits_chart, distance_chart
 from lmvic_ns.viewer.sources import PageSource
 

@@ -13,10 +13,10 @@ import torch
 
 from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
 from lmvic_ns.bitstream.reader import Reader, UnitSize
+from lmvic_ns.drawing.pair import PictureWithDepth
 from lmvic_ns.errors import LmvicError, WeightsError
 from lmvic_ns.geometry.cameras import Cameras
-from lmvic_ns.geometry.ordering import ReferenceTree, pose_distance, scene_translation_scale
-from lmvic_ns.viewer.pair import PictureWithDepth
+from lmvic_ns.tree.ordering import ReferenceTree, pose_distance, scene_translation_scale
 
 if TYPE_CHECKING:
     from lmvic_ns.codec.multiview import DecodedView
@@ -141,7 +141,7 @@ class FileSource(PageSource):
         super().__init__()
         from lmvic_ns.codec.multiview import load_codec
         from lmvic_ns.codec.planning import scene_camera
-        from lmvic_ns.export.inspection import byte_split
+        from lmvic_ns.report.inspection import byte_split
 
         self._reader = Reader(path, max_pixels=max_pixels)
         header = self._reader.header
@@ -202,10 +202,10 @@ class SceneSource(PageSource):
     def __init__(self, folder: Path, stereo: bool = False) -> None:
         super().__init__()
         from lmvic_ns.codec.planning import translation_scale
-        from lmvic_ns.export.encoding import build_tree
-        from lmvic_ns.export.options import CodingOptions
-        from lmvic_ns.export.sources import dataset_scene
         from lmvic_ns.scene import MultiViewScene
+        from lmvic_ns.workflows.encoding import build_tree
+        from lmvic_ns.workflows.options import CodingOptions
+        from lmvic_ns.workflows.sources import dataset_scene
 
         self._scene = MultiViewScene.from_dataset(folder)
         if not self._scene.has_depth and self._scene.sparse_points is not None and len(self._scene) > 1:
@@ -242,6 +242,6 @@ def open_source(
         raise LmvicError(f"{path} does not exist: give an .lmvic file or a folder with transforms.json")
     if path.is_dir() or path.suffix == ".json":
         return SceneSource(path, stereo)
-    from lmvic_ns.export.encoding import pick_device
+    from lmvic_ns.workflows.encoding import pick_device
 
     return FileSource(path, weights, pick_device(device), max_pixels)

@@ -12,8 +12,8 @@ import sys
 import torch
 from safetensors.torch import load_file, save_file
 
+from lmvic_ns.codec.networks.rates import SCALE_MIN, SCALE_STEP
 from lmvic_ns.codec.quality import LEVELS, lambda_of_level
-from lmvic_ns.codec.rates import SCALE_MIN, SCALE_STEP
 
 OLD_LAMBDA = 30.0, 8000.0
 

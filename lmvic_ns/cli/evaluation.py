@@ -1,0 +1,104 @@
+"""`lmvic eval rd`: options, progress, where results go (the other commands are in `commands_scene.py`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from lmvic_ns.errors import LmvicError
+from lmvic_ns.evaluation.cache import default_cache_folder
+from lmvic_ns.evaluation.progress import progress
+
+DEFAULT_CODECS = "lmvic,lmvic-intra,jpeg,webp,avif,jxl,x265-intra,x265-ldp,svtav1,vvenc"
+
+
+@dataclass(frozen=True)
+class RateDistortionOptions:
+    """Rate-distortion of our codec and its peers on the same pictures.
+
+    Attributes:
+        sets: Scenes (folders with transforms.json; with depth files for `lmvic`) and folders of photographs.
+        codecs: Names with commas between them; ours may name its weights (lmvic@base, lmvic-intra@FILE.safetensors).
+        settings: Other values of a codec's knob, as NAME=V,V,V (may be given several times).
+        anchor: Codec (or curve, such as "x265-ldp (our order)") to which BD-rates refer.
+        method: Interpolation of BD-rate.
+        weights: Weights of lmvic and lmvic-intra: a name or a .safetensors file.
+        device: Where our networks run.
+        pictures: A scene's views as stored, or as undistorted pinhole views (what our codec codes).
+        limit: Only the first so many pictures of each set.
+        orders: Orders of views in which video codecs are tried: by file name, and ours.
+        output: Folder for rd.csv, rd-views.csv, bd-rate.csv, rd.md and the curves.
+        html: Interactive curves as well.
+        cache: Folder of kept results; `none` keeps nothing.
+    """
+
+    sets: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    codecs: str = DEFAULT_CODECS
+    settings: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    anchor: str = "x265-ldp"
+    method: Literal["akima", "pchip", "cubic"] = "akima"
+    weights: str = "tiny"
+    device: str = "cpu"
+    pictures: Literal["stored", "pinhole"] = "pinhole"
+    limit: int | None = None
+    orders: Literal["both", "file", "ours"] = "both"
+    output: Path = Path("lmvic-eval/rd")
+    html: bool = True
+    cache: Path | None = field(default_factory=default_cache_folder)
+
+
+def rate_distortion(options: RateDistortionOptions) -> None:
+    """Rate-distortion of our codec and its peers on the same pictures."""
+    from lmvic_ns._util.output import writing
+    from lmvic_ns._util.results import ResultsOutput
+    from lmvic_ns.evaluation.cache import ResultCache
+    from lmvic_ns.evaluation.image_set import load_image_set
+    from lmvic_ns.evaluation.rd import bd_table, compare, planned
+    from lmvic_ns.evaluation.registry import make_codec
+    from lmvic_ns.evaluation.report import command_line, comparison_names, write_comparison
+    from lmvic_ns.workflows.options import weights_inputs
+
+    sets = [load_image_set(path, pinhole=options.pictures == "pinhole", limit=options.limit) for path in options.sets]
+    if len({images.name for images in sets}) != len(sets):
+        raise LmvicError("two of the folders have the same name; results could not be told apart")
+    names = [name.strip() for name in options.codecs.split(",") if name.strip()]
+    codecs = [make_codec(name, weights=options.weights, device=options.device) for name in names]
+    settings = _parse_settings(options.settings, names)
+    orders = ("file", "ours") if options.orders == "both" else (options.orders,)
+    expected = comparison_names([images.name for images in sets], options.html)
+    inputs = (*options.sets, *weights_inputs(options.weights))
+    with ResultsOutput(options.output, names=expected, inputs=inputs) as output:
+        with progress(planned(sets, codecs, settings, orders)) as advance:
+            comparison = compare(
+                sets, codecs, settings=settings, orders=orders, cache=ResultCache(options.cache), on_point=advance
+            )
+        for name, reason in comparison.missing.items():
+            print(f"not measured: {name}: {reason}")
+        if not comparison.points:
+            raise LmvicError("nothing could be measured")
+        measured = {point.codec for point in comparison.points} | {point.label for point in comparison.points}
+        anchor = options.anchor
+        if anchor not in measured:
+            anchor = comparison.points[0].label
+            print(f"the anchor {options.anchor} was not measured; BD-rates refer to {anchor}")
+        entries = bd_table(comparison.points, anchor, method=options.method)
+        with writing(options.output):
+            write_comparison(comparison, entries, anchor, output.staging, command_line(), html=options.html)
+        for path in output.keep():
+            print(path)
+
+
+def _parse_settings(texts: tuple[str, ...], names: list[str]) -> dict[str, list[float]]:
+    settings: dict[str, list[float]] = {}
+    for text in texts:
+        name, _, values = text.partition("=")
+        try:
+            settings[name] = [float(value) for value in values.split(",")]
+        except ValueError:
+            raise LmvicError(f"--settings takes NAME=V,V,V with numbers, not '{text}'") from None
+        if name not in names:
+            raise LmvicError(f"--settings names the codec '{name}', which is not among {', '.join(names)}")
+    return settings

@@ -1,0 +1,124 @@
+"""`lmvic COMMAND ...`: one table of commands; a command's code is imported only when it is chosen.
+
+To add a command, write a function with a typed signature (or one dataclass parameter) in your own room and add a line
+to `COMMANDS`. A name of two words (`eval rd`) makes a group. The function may return None or an exit status.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from typing import Any, get_type_hints
+
+from lmvic_ns import __version__
+from lmvic_ns._util.endings import run_cleanly
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where a command lives (`package.module:function`) and what `lmvic --help` says about it in one line."""
+
+    target: str
+    summary: str
+
+    def load(self) -> Callable[..., Any]:
+        """Import the module and return the function."""
+        module, _, name = self.target.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+COMMANDS: Mapping[str, Command] = {
+    "demo": Command("lmvic_ns.cli.demo:demo", "Make a small room, train, export, decode, in minutes."),
+    "export": Command("lmvic_ns.cli.nerfstudio_export:export", "Code a trained scene's photographs into one file."),
+    "encode": Command("lmvic_ns.cli.files:encode", "Code a dataset that brings its depth into one file."),
+    "decode": Command("lmvic_ns.cli.files:decode", "Decode a file into a dataset to train on."),
+    "info": Command("lmvic_ns.cli.files:info", "Show what is in a file; needs no weights."),
+    "verify": Command("lmvic_ns.cli.files:verify", "Check a file's checksums without decoding."),
+    "view": Command("lmvic_ns.cli.view:view", "Show a file or a scene in a browser: cameras, pictures, depth, bits."),
+    "prepare": Command("lmvic_ns.workflows.prepare:prepare", "Give training scenes their depth, in folders of their own."),
+    "train photos": Command("lmvic_ns.cli.training:train_photos", "Train the intra path on photographs."),
+    "train scenes": Command("lmvic_ns.cli.training:train_scenes", "Train the cross-view path on chains of views."),
+    "train depth": Command("lmvic_ns.training.depth:train_depth", "Train the depth codec alone, in minutes."),
+    "train curves": Command("lmvic_ns.training.curves:train_curves", "Draw learning curves and extrapolate them."),
+    "train grow": Command("lmvic_ns.training.growth:train_grow", "Start a larger preset from a smaller one's weights."),
+    "train publish": Command("lmvic_ns.training.publish:publish", "Make a weights file of what a run left."),
+    "train pack": Command("lmvic_ns.cli.training:train_pack", "Put training data into one file of at most 40 MB."),
+    "eval rd": Command("lmvic_ns.cli.evaluation:rate_distortion", "Rate-distortion of our codec and its peers."),
+    "eval alignment": Command("lmvic_ns.cli.evaluation_scenes:alignment", "Alignment of consecutive views, as Table 2."),
+    "eval ablation": Command("lmvic_ns.cli.evaluation_scenes:ablation", "What each part of the method is worth."),
+    "eval speed": Command("lmvic_ns.cli.evaluation_scenes:speed", "Time by stage, memory, operations, parameters."),
+}
+
+
+def match_command(args: Sequence[str], commands: Mapping[str, Command] = COMMANDS) -> tuple[str, list[str]] | None:
+    """The command that `args` begins with, and the arguments left for it; None if there is no such command."""
+    for words in (2, 1):
+        name = " ".join(args[:words])
+        if len(args) >= words and name in commands:
+            return name, list(args[words:])
+    return None
+
+
+def usage(commands: Mapping[str, Command] = COMMANDS, group: str = "") -> str:
+    """The text of `lmvic --help`, or of `lmvic GROUP --help`."""
+    listed = {name: command for name, command in commands.items() if not group or name.startswith(group + " ")}
+    width = max((len(name) for name in listed), default=0)
+    lines = [f"usage: lmvic {group + ' ' if group else ''}COMMAND [options]", "", "commands:"]
+    lines += [f"  {name:<{width}}  {command.summary}" for name, command in listed.items()]
+    return "\n".join([*lines, "", "`lmvic COMMAND --help` shows a command's options.", ""])
+
+
+def run(args: Sequence[str], commands: Mapping[str, Command] = COMMANDS) -> int:
+    """Choose a command, import it, let tyro read its options, call it; returns the exit status."""
+    if not args or args[0] in ("-h", "--help"):
+        print(usage(commands))
+        return 0 if args else 2
+    if args[0] == "--version":
+        print(f"lmvic {__version__}")
+        return 0
+    matched = match_command(args, commands)
+    if matched is None:
+        return _complain(args, commands)
+    name, rest = matched
+    status = _call(commands[name].load(), f"lmvic {name}", rest)
+    return status if isinstance(status, int) else 0
+
+
+def _call(function: Callable[..., Any], program: str, args: list[str]) -> Any:
+    """Let tyro read the arguments; a lone dataclass parameter gives its fields as options, without a prefix."""
+    import tyro
+
+    parameters = list(inspect.signature(function).parameters)
+    kind = get_type_hints(function, include_extras=True).get(parameters[0]) if len(parameters) == 1 else None
+    if isinstance(kind, type) and is_dataclass(kind):
+        return function(tyro.cli(kind, prog=program, args=args, description=function.__doc__))
+    return tyro.cli(function, prog=program, args=args)
+
+
+def _complain(args: Sequence[str], commands: Mapping[str, Command]) -> int:
+    """Help for a group; else one line on an unknown command, with the nearest one."""
+    if any(name.startswith(args[0] + " ") for name in commands):
+        if len(args) > 1 and args[1] in ("-h", "--help"):
+            print(usage(commands, args[0]))
+            return 0
+        print(usage(commands, args[0]), file=sys.stderr)
+        return 2
+    near = difflib.get_close_matches(" ".join(args[:2]), list(commands), n=1) or difflib.get_close_matches(
+        args[0], list(commands), n=1
+    )
+    hint = f"did you mean `lmvic {near[0]}`?" if near else "`lmvic --help` lists the commands."
+    print(f"lmvic: no command '{args[0]}'; {hint}", file=sys.stderr)
+    return 2
+
+
+def entrypoint() -> None:
+    """The console script: a person's mistake is one line on stderr (exit 2), Ctrl-C is exit 130 (see `endings`)."""
+    sys.exit(run_cleanly("lmvic", lambda: run(sys.argv[1:])))
+
+
+if __name__ == "__main__":
+    entrypoint()

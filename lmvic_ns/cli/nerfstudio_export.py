@@ -1,0 +1,73 @@
+"""`lmvic export` and `ns-export lmvic-codec`: a trained scene's photographs into one file, with a report."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lmvic_ns._util.endings import run_cleanly
+from lmvic_ns.workflows.options import CodingOptions, weights_inputs
+
+
+@dataclass(kw_only=True)
+class ExportConfig(CodingOptions):
+    """Code the captured photographs of a trained lmvic-splat, with its median depth, into scene.lmvic, with a report."""
+
+    load_config: Path
+    """config.yml of the trained scene."""
+    output_dir: Path
+    """Folder that gets scene.lmvic, report.html and report.json."""
+    split: Literal["all", "train", "eval"] = "all"
+    """Which photographs are coded: all, those trained on, or all others."""
+
+
+@dataclass(kw_only=True)
+class ExportLmvicCodec(ExportConfig):
+    """Code the captured photographs of a trained lmvic-splat, with its median depth, into scene.lmvic, with a report."""
+
+    def main(self) -> None:
+        """Run as a subcommand of ns-export; leaves the program with status 2 on a person's mistake."""
+        status = run_cleanly("ns-export lmvic-codec", lambda: export(self))
+        if status:
+            sys.exit(status)
+
+
+def export(config: ExportConfig) -> int:
+    """Code a trained scene's photographs into OUTPUT_DIR/scene.lmvic and write OUTPUT_DIR/report.html and report.json.
+
+    Raises:
+        LmvicError: the config, an option, the weights or the folder is not fit.
+    """
+    from lmvic_ns.codec.multiview import load_codec
+    from lmvic_ns.report.files import check_report
+    from lmvic_ns.report.terminal import interruptible
+    from lmvic_ns.sparse_points.exact import scene_points
+    from lmvic_ns.splat.depth_source import cached_depth, splat_scene
+    from lmvic_ns.workflows.encoding import check_output, check_partial, encode_scene, finish, pick_device
+
+    config.check()
+    file = config.output_dir / "scene.lmvic"
+    given = (config.load_config, *weights_inputs(config.weights))
+    check_output(file, config.overwrite, given)
+    check_report(config.output_dir, config.overwrite, given)
+    codec = load_codec(config.weights, pick_device(config.device))  # before anything slow: it may be missing
+    with interruptible(file) as outcome:
+        captured = splat_scene(config.load_config, config.split, config.downscale)
+        inputs = (*given, *captured.inputs)
+        check_output(file, config.overwrite, inputs)
+        check_report(config.output_dir, config.overwrite, inputs)
+        if config.points != "none":
+            scene_points(captured.scene)  # they may be missing or damaged: said before anything slow
+        if not config.overwrite:
+            check_partial(file, config.settings(captured.source), overwrite=False)
+        with cached_depth(captured.scene, config.output_dir) as scene:
+            started = time.perf_counter()
+            encoded = encode_scene(scene, file, config, codec, captured.source, inputs)
+            seconds = time.perf_counter() - started
+            outcome.status = finish(
+                encoded, scene, codec, config, report=config.output_dir, files=captured.files, seconds=seconds
+            )
+    return outcome.status

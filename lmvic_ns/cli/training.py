@@ -1,0 +1,234 @@
+"""`lmvic train photos | scenes | pack`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from torch import Tensor
+
+from lmvic_ns._util.output import check_file
+from lmvic_ns.depth_sources.sfm import find_scenes
+from lmvic_ns.training import TrainingError, require_lightning
+from lmvic_ns.training.data import LevelConfig, PhotoDataset, collate_photos
+from lmvic_ns.training.pack import Pack, PackConfig, is_pack, write_pack
+from lmvic_ns.training.pairs import PairBatch
+from lmvic_ns.training.photos import CropConfig, PhotoCrops, PhotoSet, centre_crops, load_photos
+from lmvic_ns.training.scenes import (
+    ChainConfig,
+    MixedDataset,
+    SceneChains,
+    TrainingScene,
+    collate_chains,
+    load_scene,
+    validation_chains,
+)
+from lmvic_ns.training.settings import OptionsConfig, default_data, now, optimization_config, run_config, start_model
+from lmvic_ns.training.validation import CHAIN_VALIDATION_LEVELS, VALIDATION_LEVELS, rd_chains, rd_curve
+
+VALIDATION_SIZE = 256
+
+
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
+@dataclass(frozen=True)
+class TrainPhotosConfig(OptionsConfig):
+    """Train the intra path on photographs."""
+
+    batch: int = 8
+    """Crops a step and process."""
+    crops: CropConfig = field(default_factory=CropConfig)
+
+
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
+@dataclass(frozen=True)
+class TrainScenesConfig(OptionsConfig):
+    """Train the cross-view path on chains of views, with photographs between them."""
+
+    scenes: Path | None = None
+    """Folder of scenes with depth (what `lmvic prepare` wrote), one folder each; without it those of the pack."""
+    validation_scene: str = "sceaux"
+    """Held out of training, to choose the best weights by."""
+    validation_chains: int = 4
+    batch: int = 2
+    """Chains a step and process."""
+    photo_share: float = 0.3
+    """Share of the steps that take photographs (as many crops as the chains have), so that the intra path stays good."""
+    pair_share: float = 0.3
+    """Share of the steps that take pairs of views made of single photographs."""
+    detach: bool = False
+    """Cut the gradient between the views of a chain: less memory, worse references."""
+    depth_coding: Literal["quadtree", "learned"] = "quadtree"
+    """What codes the chains' depth, and so gives the image its geometry: the quadtree of files, or the learned codec."""
+    train_depth: bool = True
+    """With learned depth: train its codec as well; off leaves it as it is in --init (stage `depth` trains it in minutes)."""
+    depth_trust: float = 1.0
+    """With learned depth: the image's geometry is drawn between the decoded depth and up to so far towards the true one
+    (0..1): encoders refine depth, so files bring better depth than a training step decodes."""
+    level_spread: float = 5.0
+    """Views of a chain have quality levels up to so far from the chain's, the first up to twice as far above it."""
+    view_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    """Weights of the views' distortions in (9). The paper's 0.5, 1.2, 0.5, 0.9 suit one model for one quality; here a
+    level means the same lambda wherever the view stands, and --level-spread varies it."""
+    crops: CropConfig = field(default_factory=CropConfig)
+    chains: ChainConfig = field(default_factory=ChainConfig)
+
+
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
+@dataclass(frozen=True)
+class TrainPackConfig:
+    """Put photographs and scenes with depth into one file that trains without nerfstudio."""
+
+    output: Path
+    """The pack, such as training.lmvicpack."""
+    data: Path = field(default_factory=default_data)
+    """A folder with photos/train, or a folder of pictures."""
+    scenes: Path | None = None
+    """Folder of scenes with depth (what `lmvic prepare` wrote); without it only photographs."""
+    exclude: tuple[str, ...] = ()
+    """Shell patterns of names (of photographs or scenes) to leave out."""
+    pack: PackConfig = field(default_factory=PackConfig)
+    overwrite: bool = False
+    """Replace a pack that is there."""
+
+
+def train_pack(config: TrainPackConfig) -> None:
+    """Write a training pack: photographs and scenes with depth in one file."""
+    inputs = (config.data, *(() if config.scenes is None else (config.scenes,)))
+    check_file(config.output, inputs=inputs, overwrite=config.overwrite, ours=is_pack, kind="a training pack")
+    photos = find_photos(config.data).exclude(config.exclude)
+    folders = [] if config.scenes is None else find_scenes(config.scenes)
+    scenes = [load_scene(f) for f in folders if not any(fnmatch(f.name, pattern) for pattern in config.exclude)]
+    facts = write_pack(config.output, photos, scenes, config.pack)
+    views = ", ".join(f"{name} {count}" for name, count in facts["views"].items())
+    print(f"{config.output}: {facts['megabytes']:.1f} MB, {facts['photos']} photographs; views: {views or 'none'}")
+
+
+def find_photos(data: Path) -> PhotoSet:
+    """The training photographs of a data folder, of a plain folder of pictures, or of a pack."""
+    if data.is_file():
+        return Pack(data).photos()
+    folder = data / "photos" / "train"
+    return load_photos(folder if folder.is_dir() else data)
+
+
+def find_training_scenes(config: TrainScenesConfig) -> list[TrainingScene]:
+    """Scenes with depth, from a folder of datasets or from the pack.
+
+    Raises:
+        TrainingError: a scene has no depth.
+        SceneError: there are no scenes.
+    """
+    if config.scenes is None:
+        if not config.data.is_file():
+            raise TrainingError("stage scenes needs scenes with depth: give --scenes FOLDER (see `lmvic prepare`)")
+        scenes = Pack(config.data).scenes()
+    else:
+        scenes = [load_scene(folder) for folder in find_scenes(config.scenes)]
+    return [s for s in scenes if not any(fnmatch(s.name, pattern) for pattern in config.exclude)]
+
+
+def train_photos(config: TrainPhotosConfig) -> None:
+    """Train the intra path on photographs (stage `photos`)."""
+    started = now()
+    require_lightning()
+    from lmvic_ns.codec.quality import lambda_of_level
+    from lmvic_ns.training.objectives import LossConfig, PhotoObjective, level_of_lambda
+    from lmvic_ns.training.runner import run_training
+
+    optimization = optimization_config(config, config.batch)
+    run = run_config(config, "photos", started)
+    training, validation = find_photos(config.data).exclude(config.exclude).split_validation(config.validation_photos)
+    print(f"{len(training)} photographs to train on, {len(validation)} held out, {training.megabytes:.0f} MB")
+    model = start_model(config)
+    loss = LossConfig(config.metric, config.level_weight_power, config.fixed_lambda)
+    fixed = None if loss.fixed_lambda is None else level_of_lambda(loss.fixed_lambda, lambda_of_level, model.levels)
+    crops = PhotoCrops(training, config.crops, seed=config.seed)
+    held_out = validation_photos(validation, config.batch)
+    levels = VALIDATION_LEVELS if fixed is None else (fixed,)
+    run_training(
+        model,
+        PhotoObjective(loss, lambda_of_level, model.levels),
+        PhotoDataset(crops, LevelConfig(maximum=model.levels - 1.0, fixed=fixed)),
+        collate_photos,
+        lambda m: rd_curve(m, held_out, levels, lambda_of_level),
+        optimization,
+        run,
+    )
+
+
+def train_scenes(config: TrainScenesConfig) -> None:
+    """Train the cross-view path on chains of views (stage `scenes`), loss (9)."""
+    started = now()
+    require_lightning()
+    from lmvic_ns.codec.depth.search import DepthSearch
+    from lmvic_ns.codec.quality import depth_lambda_of_level, lambda_of_level
+    from lmvic_ns.training.objectives import ChainObjective, LossConfig, level_of_lambda
+    from lmvic_ns.training.runner import run_training
+
+    optimization = optimization_config(config, config.batch)
+    run = run_config(config, "scenes", started)
+    scenes = find_training_scenes(config)
+    training = [scene for scene in scenes if scene.name != config.validation_scene]
+    held_out_scenes = [scene for scene in scenes if scene.name == config.validation_scene]
+    if not held_out_scenes:
+        known = ", ".join(scene.name for scene in scenes)
+        raise TrainingError(f"no scene {config.validation_scene!r} to validate on: --validation-scene is one of {known}")
+    photos, validation = find_photos(config.data).exclude(config.exclude).split_validation(config.validation_photos)
+    memory = sum(scene.megabytes for scene in scenes) + photos.megabytes
+    views = sum(len(scene) for scene in training)
+    print(f"{len(training)} scenes with {views} views and {len(photos)} photographs to train on, {memory:.0f} MB")
+    model = start_model(config)
+    quadtree = DepthSearch() if config.depth_coding == "quadtree" else None
+    if quadtree is not None or not config.train_depth:
+        model.depth.requires_grad_(False)
+    loss = LossConfig(config.metric, config.level_weight_power, config.fixed_lambda)
+    fixed = None if loss.fixed_lambda is None else level_of_lambda(loss.fixed_lambda, lambda_of_level, model.levels)
+    levels = LevelConfig(maximum=model.levels - 1.0, fixed=fixed)
+    photo_data = PhotoDataset(PhotoCrops(photos, config.crops, seed=config.seed), levels)
+    dataset = MixedDataset(
+        SceneChains(training, config.chains, seed=config.seed),
+        photo_data.__getitem__,
+        lambda number: levels.sample(config.seed, number),
+        photo_share=config.photo_share,
+        pair_share=config.pair_share,
+    )
+    chains = validation_chains(held_out_scenes, config.chains, config.validation_chains, batch=config.batch)
+    pictures = validation_photos(validation, config.batch * config.chains.views)
+    looked_at = CHAIN_VALIDATION_LEVELS if fixed is None else (fixed,)
+
+    def validate(model):
+        return [
+            *rd_chains(model, chains, looked_at, lambda_of_level, depth_search=quadtree),
+            *rd_chains(model, chains, looked_at, lambda_of_level, independent=True),
+            *rd_curve(model, pictures, looked_at, lambda_of_level),
+        ]
+
+    objective = ChainObjective(
+        loss,
+        lambda_of_level,
+        depth_lambda_of_level,
+        model.levels,
+        view_weights=config.view_weights,
+        detach=config.detach,
+        depth_trust=config.depth_trust,
+        level_spread=0.0 if fixed is not None else config.level_spread,
+        depth_search=quadtree,
+    )
+    run_training(model, objective, dataset, collate_mixed, validate, optimization, run)
+
+
+def validation_photos(photos: PhotoSet, batch: int) -> list[Tensor]:
+    """The middles of the held out photographs, in batches."""
+    return list(centre_crops(photos, VALIDATION_SIZE).split(batch))
+
+
+def collate_mixed(samples: Sequence[tuple]) -> object:
+    """Chains, photographs or pairs, whichever the step has."""
+    if isinstance(samples[0][0], Tensor):
+        photos = collate_photos([sample[:2] for sample in samples])
+        return PairBatch(photos.image, photos.level) if samples[0][2] == "pair" else photos
+    return collate_chains(samples)

@@ -1,0 +1,1 @@
+"""Depth of a view: the quadtree that files hold, its search, and the learned depth codec."""

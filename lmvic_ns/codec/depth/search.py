@@ -1,0 +1,256 @@
+"""Encoder's side of the depth quadtree: the offsets that warp the reference best for their bits, exactly.
+
+Offsets of a block follow those of the block above, so rate and warp error form a tree, and dynamic programming from the
+smallest blocks up finds the cheapest quadtree of all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lmvic_ns.codec.depth.learned import DEPTH_FACTOR
+from lmvic_ns.codec.depth.quadtree import BLOCKS, LARGEST_CHANGE, PROFILES, UNIT, Quadtree, quadtree_tables, write_depth
+from lmvic_ns.codec.quality import image_lambda
+from lmvic_ns.geometry.cameras import Cameras, relative_projection
+
+LEAF = BLOCKS[-1] * DEPTH_FACTOR
+"""Side of the smallest blocks in picture pixels."""
+
+
+@dataclass(frozen=True)
+class DepthSearch:
+    """What offsets are tried and what a good warp is worth.
+
+    Attributes:
+        reach: offsets -reach..reach are tried.
+        step_pixels: a step moves the view's median pixel so far.
+        worth: bits that halving a leaf's warp error saves, for each pixel, at lambda = 1; grows with sqrt(lambda).
+        fidelity: bits for each leaf and squared step away from the scene's own depth, up to nine of them: decides where
+            no texture tells.
+        root_step: step of a view without a prediction, in units of 1/65536.
+        root_worth: bits for each leaf and squared step of its error, at lambda = 500; grows with sqrt(lambda). All views that
+            descend from it inherit the root's depth.
+    """
+
+    reach: int = 32
+    step_pixels: float = 0.5
+    worth: float = 0.004
+    fidelity: float = 0.01
+    root_step: int = 256
+    root_worth: float = 2.0
+
+
+class WarpCosts:
+    """How well a reference, moved along epipolar lines, shows each leaf of a view.
+
+    Args:
+        image: the view.
+        cameras: of the view.
+        reference: the reference's image.
+        reference_cameras: of the reference.
+        prediction: inverse depth that offsets are added to, in units.
+        noise: squared error that does not matter.
+    """
+
+    def __init__(
+        self,
+        image: Float[Tensor, "1 3 h w"],
+        cameras: Cameras,
+        reference: Float[Tensor, "1 3 hr wr"],
+        reference_cameras: Cameras,
+        prediction: Int[Tensor, "h4 w4"],
+        noise: float,
+    ):
+        h, w = image.shape[-2:]
+        device = image.device
+        stride = 2 if h * w < 1 << 20 else 4  # samples a leaf: 16 or 4
+        rows, columns = (torch.arange(0, n + -n % LEAF, stride, device=device) + stride // 2 for n in (h, w))
+        inside = (rows < h)[:, None] & (columns < w)[None]
+        self._samples = LEAF // stride
+        self._weight = self._leaves(inside.float()[None, None])
+        self._image = F.pad(image.float(), (0, -w % LEAF, 0, -h % LEAF), mode="replicate")[:, :, rows][..., columns]
+        self._reference = reference.float()
+        u, v = columns.double() + 0.5, rows.double() + 0.5
+        homography, offset = relative_projection(cameras, reference_cameras)
+        m = homography[0].to(device)
+        self._base = [(m[k, 0] * u[None] + m[k, 1] * v[:, None] + m[k, 2]).float() for k in range(3)]
+        self._offset = [float(x) for x in offset[0]]
+        grid = torch.stack(
+            [(u * (2 / w) - 1).float()[None].expand(len(v), -1), (v * (2 / h) - 1).float()[:, None].expand(-1, len(u))], -1
+        )
+        known = (prediction.double() / UNIT).float()[None, None]
+        self._known = F.grid_sample(known, grid[None], padding_mode="border", align_corners=False)[0, 0]
+        self._noise = noise
+        mean, square = (F.avg_pool2d(self._leaves(x), 2, 2, ceil_mode=True) for x in (self._image, self._image.square()))
+        spread = (square - mean.square()).clamp(min=0).mean(1, keepdim=True)
+        th, tw = self._weight.shape[-2:]
+        # a warp that is worse than the mean of 16 x 16 pixels is as good as none
+        self._worst = spread.repeat_interleave(2, 2).repeat_interleave(2, 3)[..., :th, :tw]
+
+    def _leaves(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, self._samples)
+
+    def _positions(self, change: float) -> tuple[Tensor, Tensor, Tensor]:
+        rho = self._known + change
+        x, y, z = (b + rho * o for b, o in zip(self._base, self._offset, strict=True))
+        scale = 1 / z.clamp(min=1e-6)
+        return x * scale, y * scale, z
+
+    def step_of(self, pixels: float) -> int:
+        """The step, in units, that moves the median pixel so far."""
+        change = 1e-3
+        (x0, y0, _), (x1, y1, _) = self._positions(0.0), self._positions(change)
+        motion = float(torch.hypot(x1 - x0, y1 - y0).median()) / change
+        return int(min(max(round(pixels / max(motion, 1e-3) * UNIT), 1), 65535))
+
+    def __call__(self, change: float) -> Float[Tensor, "rows columns"]:
+        """log2(1 + squared error / noise) of each leaf, with this much added to the inverse depth."""
+        x, y, z = self._positions(change)
+        height, width = self._reference.shape[-2:]
+        grid = torch.stack([x * (2 / width) - 1, y * (2 / height) - 1], -1)[None]
+        warped = F.grid_sample(self._reference, grid, padding_mode="border", align_corners=False)
+        error = (warped - self._image).square().mean(1, keepdim=True)
+        seen = (grid.abs() <= 1).all(-1)[:, None] & (z > 1e-6)
+        error = self._leaves(torch.where(seen, error, torch.ones_like(error)))
+        return torch.log2(1 + torch.minimum(error, self._worst) / self._noise)[0, 0] * self._weight[0, 0]
+
+
+def predicted_costs(
+    warp: WarpCosts,
+    step: int,
+    target: Float[Tensor, "h4 w4"],
+    prediction: Int[Tensor, "h4 w4"],
+    search: DepthSearch,
+) -> tuple[Float[Tensor, "k rows columns"], Float[Tensor, "k rows columns"]]:
+    """Warp costs (to be multiplied with what a good warp is worth) and fidelity costs of offsets -reach..reach."""
+    moves = range(-search.reach, search.reach + 1)
+    warped = torch.stack([warp(move * step / UNIT) for move in moves])
+    off = (target * UNIT - prediction) / step
+    faithful = torch.stack([_leaf_means((off - move).square().clamp(max=9)) for move in moves])
+    return warped, search.fidelity * faithful
+
+
+def root_costs(target: Float[Tensor, "h4 w4"], search: DepthSearch) -> Float[Tensor, "k rows columns"]:
+    """Squared steps between a view's depth and each absolute offset, for a view that nothing predicts."""
+    count = UNIT // search.root_step + 1
+    off = target * (UNIT / search.root_step)
+    return torch.stack([_leaf_means((off - k).square().clamp(max=36)) for k in range(count)])
+
+
+def _leaf_means(x: Float[Tensor, "h4 w4"]) -> Float[Tensor, "rows columns"]:
+    return F.avg_pool2d(x[None, None].float(), BLOCKS[-1], ceil_mode=True)[0, 0]
+
+
+def bits_of_halving(level: float, search: DepthSearch) -> float:
+    """What half the warp error saves in a leaf at this level."""
+    return search.worth * image_lambda(level) ** 0.5 * LEAF**2
+
+
+class QuadtreeEncoder:
+    """Codes a view's depth as the quadtree that warps its reference best for its bits, at any level.
+
+    Args:
+        target: the view's depth, normalised, at a quarter of its resolution.
+        search: what is tried.
+        warp: how well the reference shows the view at each offset; None codes the depth for itself.
+        prediction: inverse depth that offsets are added to, in units; None exactly where `warp` is.
+    """
+
+    def __init__(
+        self,
+        target: Float[Tensor, "h4 w4"],
+        search: DepthSearch,
+        warp: WarpCosts | None = None,
+        prediction: Int[Tensor, "h4 w4"] | None = None,
+    ):
+        self._size = target.shape[0], target.shape[1]
+        self._search, self._prediction = search, prediction
+        self.predicted = warp is not None and prediction is not None
+        if warp is None or prediction is None:
+            self._step, self._first, self._warped = search.root_step, 0, None
+            self._faithful = root_costs(target, search)
+        else:
+            self._step, self._first = warp.step_of(search.step_pixels), -search.reach
+            self._warped, self._faithful = predicted_costs(warp, self._step, target, prediction, search)
+
+    def __call__(self, level: float) -> tuple[bytes, Float[Tensor, "1 h4 w4"]]:
+        """The depth part for what a good warp is worth at this level, and the depth that decoders will have."""
+        if self._warped is None:
+            costs = self._search.root_worth * (image_lambda(level) / 500) ** 0.5 * self._faithful
+        else:
+            costs = self._faithful
+            costs = costs + bits_of_halving(level, self._search) * self._warped
+        tree, profile, _ = cheapest_quadtree(costs, self._first, self.predicted)
+        return write_depth(tree, self._size, self._step, profile, self._prediction)
+
+
+def cheapest_quadtree(costs: Float[Tensor, "k rows columns"], first: int, predicted: bool) -> tuple[Quadtree, int, float]:
+    """The best tree of the best profile, which is looked for from the middle while it gets cheaper.
+
+    Args:
+        costs: bits of each offset in each leaf.
+        first: the offset that costs[0] stands for.
+        predicted: see `quadtree_tables`.
+
+    Returns:
+        tree, profile, and the cost, coded bits and all.
+    """
+    per_block = BLOCKS[0] // BLOCKS[-1]
+    rows, columns = costs.shape[1:]
+    costs = F.pad(costs, (0, -columns % per_block, 0, -rows % per_block))
+    pyramid = [costs]
+    for _ in BLOCKS[1:]:
+        pyramid.insert(0, F.avg_pool2d(pyramid[0][None], 2)[0] * 4)
+    profile = len(PROFILES) // 2
+    tree, cost = _best_tree(pyramid, first, predicted, profile)
+    for step in (1, -1):
+        start = profile
+        while 0 <= profile + step < len(PROFILES):
+            trial, trial_cost = _best_tree(pyramid, first, predicted, profile + step)
+            if trial_cost >= cost:
+                break
+            tree, cost, profile = trial, trial_cost, profile + step
+        if profile != start:
+            break
+    return tree, profile, cost
+
+
+def _best_tree(pyramid: list[Tensor], first: int, predicted: bool, profile: int) -> tuple[Quadtree, float]:
+    tables = quadtree_tables(profile, predicted)
+    bits = tables.costs
+    count = pyramid[0].shape[0]
+    lowest = pyramid[-1]
+    moves: list[Tensor] = []
+    better: list[Tensor] = []
+    for number in range(len(BLOCKS) - 1, 0, -1):
+        # the cheapest change for each offset of the block above
+        best, move = torch.full_like(lowest, torch.inf), torch.zeros(lowest.shape, dtype=torch.int8, device=lowest.device)
+        reach = min(LARGEST_CHANGE, count - 1)
+        for change in range(-reach, reach + 1):
+            low, high = max(0, -change), min(count, count - change)
+            cost = lowest[low + change : high + change] + float(bits[2 * number, change + LARGEST_CHANGE])
+            cheaper = cost < best[low:high]
+            best[low:high] = torch.where(cheaper, cost, best[low:high])
+            move[low:high].masked_fill_(cheaper, change)
+        moves.insert(0, move)
+        whole = pyramid[number - 1] + float(bits[2 * number - 1, 0])
+        split = F.avg_pool2d(best[None], 2)[0] * 4 + float(bits[2 * number - 1, 1])
+        better.insert(0, split < whole)
+        lowest = torch.minimum(whole, split)
+    offsets = torch.arange(first, first + count)
+    prices = torch.tensor([float(bits[0, k - int(tables.offsets[0])]) for k in offsets.tolist()], device=lowest.device)
+    total, index = (lowest + prices[:, None, None]).min(0)
+    changes, splits = [index + first], []
+    active = torch.ones_like(index, dtype=torch.bool)
+    for move, split in zip(moves, better, strict=True):
+        splits.append(split.gather(0, index[None])[0] & active)
+        active, index = (x.repeat_interleave(2, 0).repeat_interleave(2, 1) for x in (splits[-1], index))
+        change = torch.where(active, move.gather(0, index[None])[0].long(), 0)
+        changes.append(change)
+        index = index + change
+    return Quadtree(tuple(changes), tuple(splits)), float(total.sum())

@@ -1,0 +1,1 @@
+"""The networks of the practical codec and their exact entropy coding."""

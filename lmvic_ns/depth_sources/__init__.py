@@ -1,0 +1,1 @@
+"""Depth for scenes that bring none: stereo, sparse points."""

@@ -1,0 +1,1 @@
+"""Colour maps and pictures that the viewers share."""

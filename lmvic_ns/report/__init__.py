@@ -1,0 +1,1 @@
+"""What people read of a file: terminal lines, tables, report.html."""

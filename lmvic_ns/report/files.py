@@ -1,0 +1,33 @@
+"""report.html and report.json: which files are ours, and what may be replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lmvic_ns._util.output import check_file
+
+MARK = "lmvic-ns report"
+"""Stands near the beginning of every report, so that no other file of that name is taken for one."""
+PAGE, DATA = "report.html", "report.json"
+
+
+def check_report(folder: Path, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
+    """Refuse early a folder into which no report can be written.
+
+    Args:
+        folder: of report.html and report.json.
+        overwrite: reports that are there may be replaced.
+        inputs: files and folders that are read.
+
+    Raises:
+        LmvicError: what is in the way.
+    """
+    for name in (PAGE, DATA):
+        check_file(folder / name, inputs=inputs, overwrite=overwrite, ours=is_report, kind="a report that lmvic wrote")
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file begins as our reports do."""
+    with path.open("rb") as file:
+        return MARK.encode() in file.read(400)

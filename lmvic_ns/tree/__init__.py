@@ -1,0 +1,1 @@
+"""Which view refers to which: distances, reference trees."""

@@ -1,0 +1,121 @@
+"""An `.lmvic` file back into a nerfstudio dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmvic_ns._util.output import check_folder
+from lmvic_ns._util.picture_files import check_format_holds
+from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
+from lmvic_ns.bitstream.reader import Reader
+from lmvic_ns.codec.multiview import MultiViewCodec, find_views, load_codec
+from lmvic_ns.codec.weights import weights_names
+from lmvic_ns.errors import BitstreamError, WeightsError
+from lmvic_ns.report.inspection import unfinished_line
+from lmvic_ns.report.terminal import progress
+from lmvic_ns.sparse_points.sections import FilePoints
+from lmvic_ns.workflows.dataset import DatasetFormat, DatasetWriter
+from lmvic_ns.workflows.encoding import pick_device
+from lmvic_ns.workflows.options import weights_inputs
+
+
+@dataclass(frozen=True)
+class DecodedDataset:
+    """What was written.
+
+    Attributes:
+        folder: the dataset.
+        views: number of pictures in it.
+        points: number of sparse points in it.
+        lost: reason for each wanted view that is damaged, by name.
+        problems: what is wrong with the file as a whole.
+    """
+
+    folder: Path
+    views: int
+    points: int
+    lost: dict[str, str]
+    problems: list[str]
+
+
+def codec_for_file(reader: Reader, weights: str | None, device: str) -> MultiViewCodec:
+    """The codec that a file needs.
+
+    Args:
+        reader: the file.
+        weights: name or path; None takes those that the file names.
+        device: see `pick_device`.
+
+    Raises:
+        WeightsError: they are not installed, or are others than the file's.
+    """
+    header = reader.header
+    if weights is None and header.weights_name not in weights_names():
+        raise WeightsError(
+            f"{reader.path}: needs the weights {header.weights_name!r} (SHA-256 begins {header.weights_hash.hex()}), which "
+            "this installation does not bring: give their .safetensors file with --weights"
+        )
+    codec = load_codec(weights or header.weights_name, pick_device(device))
+    codec.check_weights(header)
+    return codec
+
+
+def decode_file(
+    file: Path,
+    folder: Path,
+    *,
+    views: tuple[str, ...] = (),
+    form: DatasetFormat | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+    workers: int = 1,
+    overwrite: bool = False,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> DecodedDataset:
+    """Decode a file, or some of its views with their ancestors, into a dataset.
+
+    Damaged views are left out and named in the result.
+
+    Raises:
+        LmvicError: the folder is in the way, the weights are missing, or nothing of the file can be decoded.
+    """
+    inputs = (file, *weights_inputs(weights))
+    check_folder(folder, inputs=inputs, overwrite=overwrite)
+    with Reader(file, max_pixels=max_pixels) as reader:
+        names = [view.name for view in reader.header.views]
+        wanted = find_views(reader.header, views) if views else list(range(len(names)))
+        form = form or DatasetFormat()
+        for number in wanted:
+            view = reader.header.views[number]
+            check_format_holds(form.image, view.width, view.height, view.name)
+        codec = codec_for_file(reader, weights, device)
+        problems: dict[int, str] = {}
+        lost_points: dict[str, str] = {}
+        found: FilePoints | None = None
+        try:
+            found = FilePoints(reader)
+        except BitstreamError as error:
+            lost_points["sparse points"] = str(error)
+        count = points = 0
+        with DatasetWriter(folder, names, form, overwrite=overwrite, inputs=inputs) as writer:
+            with progress("decoding", len(set(wanted))) as step:
+                for view in codec.decode(reader, wanted, workers=workers, problems=problems):
+                    writer.add_view(view)
+                    if found is not None:
+                        found.add_view(view)
+                    count += 1
+                    step(view.name)
+            if not count:
+                raise BitstreamError(f"{file}: no view can be decoded: {next(iter(problems.values()), 'none is wanted')}")
+            lost = {names[view]: reason for view, reason in sorted(problems.items())}
+            notes = [f"{problem}; what else the file held, such as points, is lost" for problem in reader.problems]
+            if reader.unfinished:
+                lost = {name: reason for name, reason in lost.items() if reader.written(names.index(name))}
+                notes = [f"unfinished: {unfinished_line(reader)}"]
+            lost |= lost_points
+            cloud = found.finish() if found is not None else None
+            if cloud is not None:
+                writer.add_points(cloud)
+                points = len(cloud.positions)
+    return DecodedDataset(folder, count, points, lost, notes)
