@@ -63,6 +63,26 @@ def test_a_file_that_was_cut_off_says_so(file, weights, tmp_path, monkeypatch, c
     assert lmvic(monkeypatch, "verify", cut) == 1
 
 
+def test_what_came_through_is_not_called_lost(file, weights, tmp_path, monkeypatch, capsys):
+    longer = tmp_path / "longer.lmvic"
+    longer.write_bytes(file.read_bytes() + b"more")
+    assert lmvic(monkeypatch, "decode", longer, tmp_path / "out", "--weights", weights) == 1
+    assert "something follows it" in (error := capsys.readouterr().err) and "points" not in error
+    assert (tmp_path / "out" / "sparse_pc.ply").exists()
+
+
+def test_info_tells_of_every_damaged_view(file, tmp_path, monkeypatch, capsys):
+    """Sizes alone look whole."""
+    data = bytearray(file.read_bytes())
+    data[data.rindex(b"\xf5UNT") + 60] ^= 1
+    (tmp_path / "damaged.lmvic").write_bytes(data)
+    assert lmvic(monkeypatch, "info", tmp_path / "damaged.lmvic") == 1
+    assert "1 of 4 views are lost" in capsys.readouterr().out
+    (tmp_path / "text.lmvic").write_bytes(data.replace(b"\r\n", b"\n"))
+    assert lmvic(monkeypatch, "info", tmp_path / "text.lmvic") == 2
+    assert "a transfer as text changed the bytes" in capsys.readouterr().err
+
+
 def test_an_encode_in_progress_is_not_called_lost(room, weights, tmp_path, monkeypatch, capsys):
     path, add = tmp_path / "room.lmvic", Writer.add_unit
 

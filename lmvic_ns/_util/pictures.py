@@ -55,6 +55,8 @@ def check_eight_bits(path: Path, picture: Image.Image) -> None:
     """
     try:
         bits = bits_a_channel(path, picture)
+    except OSError as error:
+        raise SceneError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # a damaged tag may hold anything
         raise SceneError(
             f"{path}: does not say how many bits a channel has ({error or type(error).__name__}); save it anew as PNG or JPEG"

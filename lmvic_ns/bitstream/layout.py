@@ -83,6 +83,9 @@ def stored_header_bytes(preamble: bytes) -> int:
     Raises:
         BitstreamError: it is not the start of a file of this version, or claims more than the limits allow.
     """
+    if preamble[: len(MAGIC)] != MAGIC and preamble[1:6] == MAGIC[1:6]:
+        # like a PNG: line ends and the top bit show it
+        raise BitstreamError("magic number: a transfer as text changed the bytes that were expected: copy the file again")
     if preamble[: len(MAGIC)] != MAGIC:
         raise BitstreamError("not an .lmvic file: expected its magic number in the first 8 bytes")
     if len(preamble) < PREAMBLE_BYTES:

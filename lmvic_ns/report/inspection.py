@@ -86,6 +86,9 @@ def print_info(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> int:
             facts.add_row("unfinished", unfinished_line(reader))
         else:
             problems = [*reader.problems, *problems]
+        lost = {view for view in reader.damaged_views() if reader.written(view) or not reader.unfinished}
+        if lost:
+            problems.append(f"{len(lost)} of {len(header.views)} views are lost: `lmvic verify` says why")
         for problem in problems:
             facts.add_row("problem", problem)
         console.print(facts)
@@ -114,7 +117,7 @@ def print_info(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> int:
             view, size = header.views[number], sizes[number]
             indent = "  " * len(reader.ancestors(number))
             parent = header.views[view.parent].name if view.parent >= 0 else "-"
-            if size is None:
+            if size is None or number in lost:
                 state = "to come" if reader.unfinished and not reader.written(number) else "lost"
                 table.add_row(str(number), indent + view.name, parent, f"{view.quality:g}", state, state, "")
                 continue

@@ -109,7 +109,8 @@ def decode_file(
             if not count:
                 raise BitstreamError(f"{file}: no view can be decoded: {next(iter(problems.values()), 'none is wanted')}")
             lost = {names[view]: reason for view, reason in sorted(problems.items())}
-            notes = [f"{problem}; what else the file held, such as points, is lost" for problem in reader.problems]
+            missing = "" if reader.sections() else "; what else the file held, such as points, is lost"
+            notes = [f"{problem}{missing}" for problem in reader.problems]
             if reader.unfinished:
                 lost = {name: reason for name, reason in lost.items() if reader.written(names.index(name))}
                 notes = [f"unfinished: {unfinished_line(reader)}"]
