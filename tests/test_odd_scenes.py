@@ -161,3 +161,15 @@ def test_a_scene_that_changes_while_it_is_coded_is_told(copy, weights, touched, 
     error = capsys.readouterr().err
     assert (status, "were changed while they were coded" in error) == ((0, False) if touched else (2, True))
     assert (tmp_path / "new.lmvic").exists() == touched
+
+
+def test_points_that_no_view_shows_are_counted(copy, weights, tmp_path, monkeypatch, capsys) -> None:
+    lines = (copy / "sparse_pc.ply").read_text().splitlines()
+    end, count = lines.index("end_header"), int(next(line for line in lines if "vertex" in line).split()[-1])
+    behind = ["1e5 1e5 1e5 " + line.split(maxsplit=3)[3] for line in lines[end + 1 : end + 4]]
+    (copy / "sparse_pc.ply").write_text("\n".join([*lines[: end + 1], *behind, *lines[end + 4 :]]) + "\n")
+    arguments = ("encode", copy, tmp_path / "new.lmvic", "--weights", weights, "--effort", "fast", "--overwrite")
+    assert lmvic(monkeypatch, *arguments) == 0
+    assert f"3 of {count} sparse points are left out" in capsys.readouterr().out
+    assert lmvic(monkeypatch, *arguments, "--points", "exact") == 0
+    assert "left out" not in capsys.readouterr().out

@@ -43,10 +43,11 @@ def export(config: ExportConfig) -> int:
     """
     from lmvic_ns.codec.multiview import load_codec
     from lmvic_ns.report.files import check_report
-    from lmvic_ns.report.terminal import interruptible
+    from lmvic_ns.report.terminal import interruptible, say
     from lmvic_ns.sparse_points.exact import scene_points
     from lmvic_ns.splat.depth_source import cached_depth, splat_scene
     from lmvic_ns.workflows.encoding import check_output, check_partial, encode_scene, finish, pick_device
+    from lmvic_ns.workflows.sources import picture_remarks
 
     config.check()
     file = config.output_dir / "scene.lmvic"
@@ -63,6 +64,8 @@ def export(config: ExportConfig) -> int:
             scene_points(captured.scene)  # they may be missing or damaged: said before anything slow
         if not config.overwrite:
             check_partial(file, config.settings(captured.source), overwrite=False)
+        for line in picture_remarks(captured.files):
+            say(f"{config.load_config}: {line}")
         with cached_depth(captured.scene, config.output_dir) as scene:
             started = time.perf_counter()
             encoded = encode_scene(scene, file, config, codec, captured.source, inputs)

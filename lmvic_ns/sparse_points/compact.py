@@ -104,6 +104,11 @@ def pack_compact(
     return _HEAD.pack(len(points), len(used)) + table.tobytes() + encode_points(points, grid.tree_levels(cameras))
 
 
+def stored_points(data: bytes) -> int:
+    """How many points a section says that it holds."""
+    return int(_HEAD.unpack_from(data)[0])
+
+
 def unpack_compact(data: bytes, cameras: Pinholes) -> CompactPoints:
     """The points of a section.
 

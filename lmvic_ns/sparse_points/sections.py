@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -40,6 +41,17 @@ def point_sections(scene: MultiViewScene, storage: PointStorage) -> dict[str, by
         cloud.positions, cloud.colours, cameras, lambda view, pixels: colours_at(scene.image(view), pixels)
     )
     return {compact_points.TAG: data} if data else {}
+
+
+def left_out(scene: MultiViewScene, sections: Mapping[str, bytes]) -> str:
+    """A line for people on points that compact storage leaves out, since no view shows them; empty if all are there."""
+    data = sections.get(compact_points.TAG)
+    cloud = None if points.TAG in sections else points.scene_points(scene)
+    count = 0 if cloud is None else len(cloud.positions)
+    kept = compact_points.stored_points(data) if data else 0
+    if kept >= count:
+        return ""
+    return f"{count - kept} of {count} sparse points are left out, since no view shows them (--points exact keeps all)"
 
 
 class FilePoints:

@@ -30,7 +30,7 @@ from lmvic_ns.errors import LmvicError
 from lmvic_ns.report.results import DO_NOT_RELY, EncodedFile, known_psnr, psnr_8bit, remarkable_views, summary
 from lmvic_ns.report.terminal import progress, say, size_text
 from lmvic_ns.scene import MultiViewScene
-from lmvic_ns.sparse_points.sections import point_sections
+from lmvic_ns.sparse_points.sections import left_out, point_sections
 from lmvic_ns.tree.ordering import ReferenceTree, greedy_chain, independent_views, pose_distance
 from lmvic_ns.workflows.options import CodingOptions
 
@@ -204,6 +204,8 @@ def encode_scene(
         quality, tries = search_quality(codec, scene, tree, options, path.parent)
         quality = begun_level(path, quality, options)
     sections = point_sections(scene, options.points)
+    if options.points != "none" and (line := left_out(scene, sections)):
+        say(line)
     pixels = int((scene.cameras.height * scene.cameras.width).sum())
 
     def encode_at(level: int) -> EncodedFile:

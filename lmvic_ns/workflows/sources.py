@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from PIL import Image
 
 from lmvic_ns._util.output import checksum
 from lmvic_ns._util.picture_files import open_picture
@@ -93,20 +96,8 @@ class DatasetInputs:
         Raises:
             SceneError: a picture cannot be read.
         """
-        profiles, several = [], []
-        for path in self.pictures:
-            if path.is_file():
-                with open_picture(path, pixels=False) as picture:
-                    profile = picture.info.get("icc_profile") or b"sRGB"
-                    profiles += [] if any("sRGB".encode(code) in profile for code in ("ascii", "utf-16-be")) else [path]
-                    several += [path] if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO" else []
         lines = [f"has {self.masked} masks, which are not coded: the whole pictures are"] if self.masked else []
-        for found, what in (
-            (profiles, "pictures with a colour profile other than sRGB, which is not kept: their values are coded as they are"),
-            (several, "pictures that are animations or have several pages: the first is coded"),
-        ):
-            lines += [f"has {len(found)} {what} ({found[0].name}{', ...' if len(found) > 1 else ''})"] if found else []
-        return lines
+        return lines + picture_remarks(self.pictures)
 
     @property
     def others(self) -> tuple[Path, ...]:
@@ -144,6 +135,35 @@ class DatasetInputs:
                 raise SceneError(f"cannot read {path}: {error.strerror or error}") from error
             found.update(repr((os.path.relpath(path, self.file.parent), content)).encode())
         return found.hexdigest()
+
+
+def picture_remarks(pictures: Iterable[Path]) -> list[str]:
+    """A line on each thing in picture files that is not coded, for people.
+
+    Raises:
+        SceneError: a picture cannot be read.
+    """
+    profiles, several = [], []
+    for path in pictures:
+        if path.is_file():
+            with open_picture(path, pixels=False) as picture:
+                profile = picture.info.get("icc_profile") or b"sRGB"
+                profiles += [] if any("sRGB".encode(code) in profile for code in ("ascii", "utf-16-be")) else [path]
+                several += [path] if _frames(picture) > 1 and picture.format != "MPO" else []
+    lines = []
+    for found, what in (
+        (profiles, "pictures with a colour profile other than sRGB, which is not kept: their values are coded as they are"),
+        (several, "pictures that are animations or have several pages: the first is coded"),
+    ):
+        lines += [f"has {len(found)} {what} ({found[0].name}{', ...' if len(found) > 1 else ''})"] if found else []
+    return lines
+
+
+def _frames(picture: Image.Image) -> int:
+    try:
+        return int(getattr(picture, "n_frames", 1))
+    except Exception:  # damage behind the first one is of no account
+        return 1
 
 
 def dataset_inputs(folder: Path) -> DatasetInputs:
