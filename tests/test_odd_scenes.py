@@ -18,7 +18,9 @@ from lmvic_ns._util.pictures import check_eight_bits
 from lmvic_ns.bitstream.poses import round_to_stored
 from lmvic_ns.codec.networks.model import MultiViewModel
 from lmvic_ns.errors import SceneError
+from lmvic_ns.evaluation.image_set import load_image_set
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.training.photos import load_photos
 from lmvic_ns.workflows.sources import dataset_inputs, dataset_scene
 
 
@@ -173,3 +175,47 @@ def test_points_that_no_view_shows_are_counted(copy, weights, tmp_path, monkeypa
     assert f"3 of {count} sparse points are left out" in capsys.readouterr().out
     assert lmvic(monkeypatch, *arguments, "--points", "exact") == 0
     assert "left out" not in capsys.readouterr().out
+
+
+def test_bad_pictures_are_found_before_anything_is_coded(copy, weights, tmp_path, monkeypatch, capsys) -> None:
+    """The last picture's turn comes after hours."""
+    last = sorted((copy / "images").iterdir())[-1]
+    content = last.read_bytes()
+    for change, words in (
+        (lambda: last.write_bytes(content[:-200]), "cannot be read as an image"),
+        (lambda: Image.new("RGBA", Image.open(io.BytesIO(content)).size, (1, 2, 3, 4)).save(last), "transparent pixels"),
+    ):
+        change()
+        assert lmvic(monkeypatch, "encode", copy, tmp_path / "new.lmvic", "--weights", weights) == 2
+        assert words in (error := capsys.readouterr().err) and last.name in error
+        assert not list(tmp_path.glob("new*"))
+
+
+def test_folders_of_photographs_skip_what_macos_leaves_and_refuse_what_hides(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    (tmp_path / "._a.png").write_bytes(b"resource fork")
+    assert len(load_photos(tmp_path)) == len(load_image_set(tmp_path).pictures) == 1
+    Image.new("RGBA", (64, 48), (9, 9, 9, 0)).save(tmp_path / "b.png")
+    for load in (load_photos, lambda folder: load_image_set(folder).pictures):
+        with pytest.raises(SceneError, match=r"b\.png: has transparent pixels"):
+            load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("ablation", "{}", "--qualities", "high"), "levels of 0..63"),
+        (("ablation", "{}", "--qualities", "8,99"), "levels of 0..63"),
+        (("alignment", "{}", "--limit", "0"), "--limit must be at least 1"),
+        (("rd", "{}", "--limit", "-1"), "--limit must be at least 1"),
+        (("rd", "{}", "--codecs", "lmvic@nope", "--cache", "none"), "nothing could be measured: lmvic@nope: no weights"),
+        (("speed", "--devices", "tpu"), "no device 'tpu'"),
+        (("speed", "--views", "0"), "--views must be at least 1"),
+        (("speed", "--quality", "64"), "levels of 0..63"),
+    ],
+)
+def test_evaluation_refuses_options_in_one_line(room, arguments, words, tmp_path, monkeypatch, capsys) -> None:
+    given = [str(room) if argument == "{}" else argument for argument in arguments]
+    assert lmvic(monkeypatch, "eval", *given, "--output", tmp_path / "out") == 2
+    error = capsys.readouterr().err.strip()
+    assert words in error.splitlines()[-1] and not (tmp_path / "out").exists()

@@ -65,6 +65,25 @@ def check_eight_bits(path: Path, picture: Image.Image) -> None:
         raise SceneError(f"{path}: more than 8 bits a channel ({bits}); convert it to 8-bit PNG or JPEG first")
 
 
+def opaque_rgb(path: Path, picture: Image.Image) -> Image.Image:
+    """A picture as RGB of 8 bits; grey is repeated, and alpha that hides nothing is dropped.
+
+    Args:
+        path: the file, for errors.
+        picture: it, with its pixels.
+
+    Raises:
+        SceneError: more than 8 bits a channel, or pixels that are not opaque.
+    """
+    check_eight_bits(path, picture)
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        rgba = picture.convert("RGBA")
+        if rgba.getchannel("A").getextrema()[0] < 255:  # type: ignore[operator]
+            raise SceneError(f"{path}: has transparent pixels; flatten it onto a background first")
+        return rgba.convert("RGB")
+    return picture.convert("RGB")
+
+
 def _jpeg2000_bits(head: bytes) -> int:
     """Of the deepest component: the SIZ marker begins the codestream."""
     at = head.find(b"\xff\x4f\xff\x51")

@@ -78,7 +78,8 @@ def rate_distortion(options: RateDistortionOptions) -> None:
         for name, reason in comparison.missing.items():
             print(f"not measured: {name}: {reason}")
         if not comparison.points:
-            raise LmvicError("nothing could be measured")
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in comparison.missing.items())
+            raise LmvicError(f"nothing could be measured: {reasons or 'give codecs with --codecs'}")
         measured = {point.codec for point in comparison.points} | {point.label for point in comparison.points}
         anchor = options.anchor
         if anchor not in measured:

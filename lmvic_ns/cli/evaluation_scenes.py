@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,8 @@ def alignment(options: AlignmentOptions) -> None:
 
     if options.depth and len(options.scenes) + (options.load_config is not None) > 1:
         raise LmvicError("--depth KIND=FOLDER is for one scene at a time")
+    if options.limit is not None and options.limit < 1:
+        raise LmvicError(f"--limit must be at least 1, not {options.limit}")
     if not options.scenes and options.load_config is None:
         raise LmvicError("give a scene's folder, or --load-config with the config.yml of a trained lmvic-splat")
     folders = (text.partition("=")[2] for text in options.depth)
@@ -182,7 +185,7 @@ def ablation(options: AblationOptions) -> None:
 
     names = [n.strip() for n in options.variants.split(",") if n.strip()] or list(VARIANTS)
     names = list(dict.fromkeys([FULL, *names]))
-    qualities = [float(q) for q in options.qualities.split(",")]
+    qualities = _levels(options.qualities)
     points, missing = [], {}
     expected = comparison_names([path.resolve().name for path in options.scenes], html=False)
     output = ResultsOutput(options.output, names=expected, inputs=(*options.scenes, *weights_inputs(options.weights)))
@@ -210,6 +213,21 @@ def ablation(options: AblationOptions) -> None:
             write_comparison(comparison, entries, FULL, output.staging, command_line(), html=False)
         for written in output.keep():
             print(written)
+
+
+def _levels(text: str) -> list[float]:
+    """Quality levels with commas between them.
+
+    Raises:
+        LmvicError: they are no numbers of 0..63.
+    """
+    try:
+        levels = [float(level) for level in text.split(",")]
+    except ValueError:
+        levels = [math.nan]
+    if not all(0 <= level <= 63 for level in levels):
+        raise LmvicError(f"--qualities takes levels of 0..63 with commas between them, not {text!r}")
+    return levels
 
 
 @dataclass(frozen=True)
@@ -250,9 +268,17 @@ def speed(options: SpeedOptions) -> None:
     from lmvic_ns._util.results import ResultsOutput
     from lmvic_ns.evaluation.report import command_line, markdown_table, write_csv
     from lmvic_ns.evaluation.speed import SPEED_HEADER, measure_speed, speed_rows
+    from lmvic_ns.workflows.encoding import pick_device
 
     devices = [d for d in options.devices.split(",") if d] or (["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
     names = [n.strip() for n in options.weights.split(",") if n.strip()]
+    least = {"views": 1, "height": 64, "width": 64, "threads": 0, "quality": 0}
+    for name, value in least.items():
+        if getattr(options, name) < value:
+            raise LmvicError(f"--{name} must be at least {value}, not {getattr(options, name)}")
+    _levels(str(options.quality))
+    for device in devices:
+        pick_device(device)
     threads = options.threads or os.cpu_count() or 1
     inputs = () if options.scene is None else (options.scene,)
     with ResultsOutput(options.output, names=("speed.csv", "speed.md"), inputs=inputs) as output:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from lmvic_ns._util.pictures import check_eight_bits
+from lmvic_ns._util.pictures import opaque_rgb
 from lmvic_ns.errors import SceneError
 from lmvic_ns.scene.transforms import load_transforms
 
@@ -90,13 +90,12 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """A picture as 8-bit RGB; EXIF rotation is not applied (cameras belong to the stored pixels).
 
     Raises:
-        SceneError: Not a readable picture, or one of more than 8 bits a channel.
+        SceneError: Not a readable picture, or one of more than 8 bits a channel, or with transparent pixels.
     """
     from lmvic_ns._util.picture_files import open_picture
 
     with open_picture(path) as image:
-        check_eight_bits(path, image)
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(opaque_rgb(path, image))
 
 
 def write_picture(path: Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
@@ -121,8 +120,10 @@ def load_image_set(path: Path, *, pinhole: bool = False, limit: int | None = Non
         limit: Keep the first so many pictures by file name.
 
     Raises:
-        SceneError: No such folder, or no pictures in it.
+        SceneError: No such folder, or no pictures in it, or a limit that leaves none.
     """
+    if limit is not None and limit < 1:
+        raise SceneError(f"--limit must be at least 1, not {limit}")
     path = Path(path)
     if not path.is_dir():
         raise SceneError(f"{path} is not a folder; give a dataset with transforms.json or a folder of pictures")
@@ -132,7 +133,7 @@ def load_image_set(path: Path, *, pinhole: bool = False, limit: int | None = Non
         files = sorted(path / frame["file_path"] for frame in frames)
         kind: Literal["scene", "photos"] = "scene"
     else:
-        files = sorted((f for f in path.iterdir() if f.suffix.lower() in PICTURE_SUFFIXES), key=_natural)
+        files = sorted((f for f in path.iterdir() if f.suffix.lower() in PICTURE_SUFFIXES and f.name[0] != "."), key=_natural)
         kind = "photos"
     if not files:
         raise SceneError(f"no pictures in {path}")

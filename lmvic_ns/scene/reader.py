@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from lmvic_ns._util.picture_files import is_rotated, open_picture
-from lmvic_ns._util.pictures import check_eight_bits
+from lmvic_ns._util.pictures import check_eight_bits, opaque_rgb
 from lmvic_ns.errors import LmvicError, SceneError
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.geometry.undistortion import (
@@ -113,8 +112,7 @@ def load_image(frame: Frame) -> Float[Tensor, "3 h w"]:
     with).
     """
     with open_picture(frame.image_path) as picture:
-        check_eight_bits(frame.image_path, picture)
-        pixels = np.array(_opaque_rgb(frame.image_path, picture))
+        pixels = np.array(opaque_rgb(frame.image_path, picture))
     image = torch.from_numpy(pixels).permute(2, 0, 1).float()
     if frame.displacement is not None:
         image = undistort_image(image, frame.displacement).round()
@@ -267,15 +265,6 @@ def _cameras(frames: list[Frame]) -> Cameras:
     poses = torch.from_numpy(np.stack([f.camera_to_world for f in frames]))
     height, width = torch.tensor([f.height for f in frames]), torch.tensor([f.width for f in frames])
     return Cameras.from_opengl(intrinsics, poses, height, width)
-
-
-def _opaque_rgb(path: Path, picture: Image.Image) -> Image.Image:
-    if "A" in picture.getbands() or "transparency" in picture.info:
-        rgba = picture.convert("RGBA")
-        if int(np.asarray(rgba.getchannel("A")).min()) < 255:
-            raise SceneError(f"{path}: has transparent pixels; flatten it onto a background first")
-        return rgba.convert("RGB")
-    return picture.convert("RGB")
 
 
 def _read_depth(path: Path) -> np.ndarray:

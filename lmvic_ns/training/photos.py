@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from lmvic_ns._util.picture_files import open_picture
-from lmvic_ns._util.pictures import check_eight_bits
+from lmvic_ns._util.pictures import opaque_rgb
 from lmvic_ns.training import TrainingError
 from lmvic_ns.training.synthetic import synthetic_picture
 
@@ -65,10 +65,9 @@ class PhotoSet:
 
 
 def decode_photo(path: Path) -> np.ndarray:
-    """One picture as uint8 (height, width, 3); alpha is dropped, grey is repeated."""
+    """One picture as uint8 (height, width, 3); see `opaque_rgb`."""
     with open_picture(path) as picture:
-        check_eight_bits(path, picture)
-        return np.asarray(picture.convert("RGB"))
+        return np.asarray(opaque_rgb(path, picture))
 
 
 def load_photos(folder: Path, *, threads: int = 2) -> PhotoSet:
@@ -78,7 +77,11 @@ def load_photos(folder: Path, *, threads: int = 2) -> PhotoSet:
         TrainingError: if the folder does not exist or holds no picture.
     """
     folder = Path(folder)
-    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if folder.is_dir() else []
+    paths = (
+        sorted(p for p in folder.glob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
+        if folder.is_dir()
+        else []
+    )
     if not paths:
         raise TrainingError(f"no photographs ({', '.join(IMAGE_SUFFIXES)}) in {folder}: give a folder that holds some")
     with ThreadPoolExecutor(max_workers=threads) as pool:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from lmvic_ns._util.output import checksum
 from lmvic_ns._util.picture_files import open_picture
+from lmvic_ns._util.pictures import opaque_rgb
 from lmvic_ns.errors import SceneError
 from lmvic_ns.report.terminal import progress, say
 from lmvic_ns.scene import MultiViewScene
@@ -138,15 +139,18 @@ class DatasetInputs:
 
 
 def picture_remarks(pictures: Iterable[Path]) -> list[str]:
-    """A line on each thing in picture files that is not coded, for people.
+    """A line on each thing in picture files that is not coded, for people; every picture is decoded once.
+
+    So a picture that is damaged, too deep or transparent is found before anything slow, and not when its turn comes.
 
     Raises:
-        SceneError: a picture cannot be read.
+        SceneError: there is such a picture.
     """
     profiles, several = [], []
     for path in pictures:
         if path.is_file():
-            with open_picture(path, pixels=False) as picture:
+            with open_picture(path) as picture:
+                opaque_rgb(path, picture)
                 profile = picture.info.get("icc_profile") or b"sRGB"
                 profiles += [] if any("sRGB".encode(code) in profile for code in ("ascii", "utf-16-be")) else [path]
                 several += [path] if _frames(picture) > 1 and picture.format != "MPO" else []
