@@ -17,7 +17,8 @@ from PIL import Image, ImageCms
 from lmvic_ns._util.pictures import check_eight_bits
 from lmvic_ns.bitstream.poses import round_to_stored
 from lmvic_ns.codec.networks.model import MultiViewModel
-from lmvic_ns.errors import SceneError
+from lmvic_ns.codec.weights import load_weights
+from lmvic_ns.errors import SceneError, WeightsError
 from lmvic_ns.evaluation.image_set import load_image_set
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.training.photos import load_photos
@@ -219,3 +220,47 @@ def test_evaluation_refuses_options_in_one_line(room, arguments, words, tmp_path
     assert lmvic(monkeypatch, "eval", *given, "--output", tmp_path / "out") == 2
     error = capsys.readouterr().err.strip()
     assert words in error.splitlines()[-1] and not (tmp_path / "out").exists()
+
+
+def repacked(source: Path, target: Path, change: Callable[[dict], Any]) -> Path:
+    """A weights file that says something else about itself."""
+    data = source.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    fields = json.loads(header["__metadata__"]["lmvic"])
+    change(fields)
+    header["__metadata__"]["lmvic"] = json.dumps(fields)
+    text = json.dumps(header).encode()
+    target.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+    return target
+
+
+def with_config(key: str, value: Any) -> Callable[[dict], Any]:
+    def change(fields: dict) -> None:
+        config = json.loads(fields["config"])
+        config["image"][key] = value
+        fields["config"] = json.dumps(config)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda fields: fields.update(name=[]), "is no text"),
+        (lambda fields: fields.update(format={}), "is no text"),
+        (lambda fields: fields.update(config="[]"), "expected settings by name"),
+        (lambda fields: fields.update(config="{"), "its config makes no model"),
+        (lambda fields: fields.pop("config"), "its config makes no model"),
+        (with_config("features", "x"), "features cannot be 'x'"),
+        (with_config("latent", 10**9), "latent cannot be '1000000000'"),
+        (with_config("features", 4096), "do not fit their preset"),  # 6 GB of memory, if one tried
+        (with_config("features", 0), "weights"),
+        (with_config("symbol_context", 7), "symbol_context cannot be '7'"),
+    ],
+)
+def test_damaged_weights_are_one_line(weights: Path, change: Callable, words: str, tmp_path: Path) -> None:
+    load_weights(repacked(weights, tmp_path / "same.safetensors", lambda fields: None))
+    with pytest.raises(WeightsError, match=words) as caught:
+        load_weights(repacked(weights, tmp_path / "bad.safetensors", change))
+    assert "bad.safetensors" in str(caught.value) and "\n" not in str(caught.value)

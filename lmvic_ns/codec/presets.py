@@ -31,12 +31,18 @@ def load_preset(name: str) -> ModelConfig:
     return config_from_dict(ModelConfig, json.loads(text))
 
 
+LARGEST = 4096
+"""Channels or blocks of a model, at most."""
+
+
 def config_from_dict(kind: type[T], values: dict[str, Any]) -> T:
     """A dataclass config from plain data; unknown keys are an error, missing ones keep their defaults.
 
     Raises:
-        WeightsError: a key that the config does not have.
+        WeightsError: a key that the config does not have, or a value that it cannot have.
     """
+    if not isinstance(values, dict):
+        raise WeightsError(f"{kind.__name__} is damaged: expected settings by name")
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(known))
     if unknown:
@@ -45,7 +51,11 @@ def config_from_dict(kind: type[T], values: dict[str, Any]) -> T:
     arguments = {}
     for key, value in values.items():
         nested = getattr(default, key)
-        arguments[key] = config_from_dict(type(nested), value) if is_dataclass(nested) else value
+        if is_dataclass(nested):
+            value = config_from_dict(type(nested), value)
+        elif type(value) is not type(nested) or (type(value) is int and not 0 <= value <= LARGEST):
+            raise WeightsError(f"{kind.__name__}: {key} cannot be {str(value)[:40]!r}")
+        arguments[key] = value
     return kind(**arguments)
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
@@ -104,20 +105,42 @@ def deserialize(data: bytes, origin: str) -> Weights:
         tensors = load_safetensors(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         fields = json.loads(header.get("__metadata__", {}).get("lmvic", "{}"))
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise WeightsError(f"{origin}: not a safetensors weights file ({error})") from None
+    if not isinstance(fields, dict) or not all(isinstance(value, str) for value in fields.values()):
+        raise WeightsError(f"{origin}: damaged: what it says about itself is no text")
     if (reader := OTHER_FORMATS.get(fields.get("format", ""))) is not None:
         module, _, function = reader.partition(":")
         return getattr(importlib.import_module(module), function)(data, origin)
     if fields.get("format") != FORMAT:
         raise WeightsError(f"{origin}: expected weights of format {FORMAT}, found {fields.get('format', 'none')}")
-    model = MultiViewModel(config_from_dict(ModelConfig, json.loads(fields["config"])))
+    model = _empty_model(fields.get("config", ""), {key: value.shape for key, value in tensors.items()}, origin)
     try:
         model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in tensors.items()})
     except RuntimeError as error:
         raise WeightsError(f"{origin}: the weights do not fit their preset: {str(error).splitlines()[-1].strip()}") from None
     model.eval().requires_grad_(False)
     return Weights(model, fields.get("name", Path(origin).stem), hashlib.sha256(data).digest()[:_HASH_BYTES], fields)
+
+
+def _empty_model(config: str, shapes: Mapping[str, torch.Size], origin: str) -> MultiViewModel:
+    """A model of a file's config, with memory for it only if the file's tensors are of such a model.
+
+    Raises:
+        WeightsError: the config is damaged, or the tensors do not fit.
+    """
+    try:
+        settings = config_from_dict(ModelConfig, json.loads(config))
+        with torch.device("meta"):
+            wanted = {key: value.shape for key, value in MultiViewModel(settings).state_dict().items()}
+    except WeightsError as error:
+        raise WeightsError(f"{origin}: {error}") from None
+    except Exception as error:  # numbers that no layer can have end anywhere in torch
+        raise WeightsError(f"{origin}: damaged: its config makes no model ({str(error)[:100]})") from None
+    odd = next((key for key, shape in wanted.items() if key in shapes and shapes[key] != shape and shape.numel()), None)
+    if odd is not None:
+        raise WeightsError(f"{origin}: the weights do not fit their preset: {odd} has another shape")
+    return MultiViewModel(settings)
 
 
 def weights_names() -> list[str]:
