@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from lmvic_ns.codec import build_model
 from lmvic_ns.codec.networks.complexity import count_macs, parameters
 from lmvic_ns.codec.networks.fixed_point import ONE
 from lmvic_ns.codec.networks.model import Ablation
+from lmvic_ns.codec.networks.precision import full_float32
 from lmvic_ns.codec.networks.rates import SCALE_STEP
 from lmvic_ns.codec.presets import config_from_dict, load_preset, preset_names
 from lmvic_ns.codec.quality import LEVELS, lambda_of_level
@@ -195,3 +197,18 @@ def test_streams_are_those_of_the_public_coder() -> None:
     # behind the byte of the mode and that of a view without loop filter
     symbols = Decoder(image_part[2:], model.tables).decode(indexes)
     assert symbols.shape == indexes.shape
+
+
+def test_a_gpu_codes_in_full_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    backends: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = True
+        with full_float32():
+            assert not any(backend.allow_tf32 for backend in backends)
+        assert all(backend.allow_tf32 for backend in backends)
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed

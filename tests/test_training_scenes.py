@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from training_standin import StandInCodec, lambda_of_level
 
+from lmvic_ns.codec.presets import build_model
 from lmvic_ns.depth_sources.sfm import (
     find_scenes,
     read_ply_points,
@@ -24,7 +25,7 @@ from lmvic_ns.geometry.warp import warp
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.training import TrainingError
 from lmvic_ns.training.data import LevelConfig, PhotoBatch, StepSampler
-from lmvic_ns.training.objectives import ChainObjective, LossConfig
+from lmvic_ns.training.objectives import DEPTH_BLOCKS, ChainObjective, LossConfig, block_means
 from lmvic_ns.training.pack import Pack, PackConfig, write_pack
 from lmvic_ns.training.photos import PhotoSet
 from lmvic_ns.training.scenes import (
@@ -171,6 +172,43 @@ def test_gradients_pass_through_references_unless_detached():
     # without distortions, the synthesis matters only through the references' rate
     assert gradient(False).abs().sum() > 0
     assert gradient(True).abs().sum() == 0
+
+
+def test_given_depth_is_free_and_block_wise():
+    depth = torch.rand(3, 32, 48)
+    coarse = block_means(depth, torch.arange(3))
+    for sample, side in enumerate(DEPTH_BLOCKS):
+        blocks = coarse[sample].unfold(0, side, side).unfold(1, side, side)
+        torch.testing.assert_close(blocks.amax((-1, -2)), blocks.amin((-1, -2)))
+        torch.testing.assert_close(
+            blocks.mean((-1, -2)), depth[sample].unfold(0, side, side).unfold(1, side, side).mean((-1, -2))
+        )
+
+    torch.manual_seed(0)
+    model = build_model("tiny")
+    batch = collate_chains([(chains().sample(0), 30.0)])
+    batch.keep[:, 1:] = True
+    first = model.forward_view(
+        batch.image[:, 0].float() / 255,
+        depth[:1, :1, :1].expand(1, 64, 64),
+        batch.cameras[0],
+        None,
+        batch.level,
+        given_depth=True,
+    )
+    assert float(first.depth_bits.sum()) == 0.0
+    objective = ChainObjective(LossConfig(), lambda_of_level, lambda_of_level, 64, given_depth=True)
+    objective(model, batch).loss.backward()
+    assert model.image.analysis_in.weight.grad is not None
+    rows = rd_chains(model, [batch], [32.0], lambda_of_level, given_depth=True)
+    assert rows and all(np.isfinite(row.bpp) for row in rows)
+
+
+def test_a_skew_draws_low_levels_more_often():
+    plain, skewed = LevelConfig(), LevelConfig(skew=2.0)
+    drawn = np.array([[config.sample(7, number) for number in range(400)] for config in (plain, skewed)])
+    assert 28 < drawn[0].mean() < 35 and 18 < drawn[1].mean() < 24
+    assert drawn.min() == 0.0 and drawn.max() == 63.0
 
 
 def test_steps_of_photographs_and_chains_alternate_alike_on_all_processes():

@@ -61,8 +61,9 @@ class TrainScenesConfig(OptionsConfig):
     """Share of the steps that take pairs of views made of single photographs."""
     detach: bool = False
     """Cut the gradient between the views of a chain: less memory, worse references."""
-    depth_coding: Literal["quadtree", "learned"] = "quadtree"
-    """What codes the chains' depth, and so gives the image its geometry: the quadtree of files, or the learned codec."""
+    depth_coding: Literal["quadtree", "learned", "given"] = "quadtree"
+    """What codes the chains' depth, and so gives the image its geometry: the quadtree of files, the learned codec, or
+    nothing (depth as given, in blocks, at no cost: fast on a GPU, where the quadtree's search takes most of the time)."""
     train_depth: bool = True
     """With learned depth: train its codec as well; off leaves it as it is in --init (stage `depth` trains it in minutes)."""
     depth_trust: float = 1.0
@@ -152,7 +153,7 @@ def train_photos(config: TrainPhotosConfig) -> None:
     run_training(
         model,
         PhotoObjective(loss, lambda_of_level, model.levels),
-        PhotoDataset(crops, LevelConfig(maximum=model.levels - 1.0, fixed=fixed)),
+        PhotoDataset(crops, LevelConfig(maximum=model.levels - 1.0, skew=config.level_skew, fixed=fixed)),
         collate_photos,
         lambda m: rd_curve(m, held_out, levels, lambda_of_level),
         optimization,
@@ -183,11 +184,12 @@ def train_scenes(config: TrainScenesConfig) -> None:
     print(f"{len(training)} scenes with {views} views and {len(photos)} photographs to train on, {memory:.0f} MB")
     model = start_model(config)
     quadtree = DepthSearch() if config.depth_coding == "quadtree" else None
-    if quadtree is not None or not config.train_depth:
+    given = config.depth_coding == "given"
+    if quadtree is not None or given or not config.train_depth:
         model.depth.requires_grad_(False)
     loss = LossConfig(config.metric, config.level_weight_power, config.fixed_lambda)
     fixed = None if loss.fixed_lambda is None else level_of_lambda(loss.fixed_lambda, lambda_of_level, model.levels)
-    levels = LevelConfig(maximum=model.levels - 1.0, fixed=fixed)
+    levels = LevelConfig(maximum=model.levels - 1.0, skew=config.level_skew, fixed=fixed)
     photo_data = PhotoDataset(PhotoCrops(photos, config.crops, seed=config.seed), levels)
     dataset = MixedDataset(
         SceneChains(training, config.chains, seed=config.seed),
@@ -202,7 +204,7 @@ def train_scenes(config: TrainScenesConfig) -> None:
 
     def validate(model):
         return [
-            *rd_chains(model, chains, looked_at, lambda_of_level, depth_search=quadtree),
+            *rd_chains(model, chains, looked_at, lambda_of_level, depth_search=quadtree, given_depth=given),
             *rd_chains(model, chains, looked_at, lambda_of_level, independent=True),
             *rd_curve(model, pictures, looked_at, lambda_of_level),
         ]
@@ -217,6 +219,7 @@ def train_scenes(config: TrainScenesConfig) -> None:
         depth_trust=config.depth_trust,
         level_spread=0.0 if fixed is not None else config.level_spread,
         depth_search=quadtree,
+        given_depth=given,
     )
     run_training(model, objective, dataset, collate_mixed, validate, optimization, run)
 

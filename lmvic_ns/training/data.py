@@ -43,6 +43,8 @@ class LevelConfig:
     maximum: float = 63.0
     endpoints: float = 0.05
     """Extra share of samples exactly at the minimum and at the maximum, which a uniform draw hardly ever meets."""
+    skew: float = 1.0
+    """A level is drawn as u**skew of the range, u uniform: above 1 lower levels come more often."""
     fixed: float | None = None
     """One level for every sample (the paper's way); None draws at random."""
 
@@ -53,7 +55,7 @@ class LevelConfig:
         choice, uniform = np.random.default_rng((seed, number, 0x1E)).random(2)
         if choice < self.endpoints:
             return self.minimum if uniform < 0.5 else self.maximum
-        return self.minimum + (self.maximum - self.minimum) * float(uniform)
+        return self.minimum + (self.maximum - self.minimum) * float(uniform) ** self.skew
 
 
 class StepSampler(Sampler):

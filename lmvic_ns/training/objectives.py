@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -110,6 +111,8 @@ class ChainObjective:
         level_spread: views of a chain have levels of their own, up to so far from the chain's (the first view, which all
             others live on, up to twice as far above it): references are seen better and worse than the view.
         depth_search: code depth as files do, as the quadtree that this finds; None takes the learned depth codec.
+        given_depth: take the scenes' depth at no cost, averaged over blocks of a size drawn for each sample, as the leaves
+            of a quadtree are: what a GPU, which cannot search, trains with.
         pairs: how second views are made of photographs.
     """
 
@@ -125,6 +128,7 @@ class ChainObjective:
         depth_trust: float = 0.0,
         level_spread: float = 0.0,
         depth_search: DepthSearch | None = None,
+        given_depth: bool = False,
         pairs: PairConfig | None = None,
     ):
         self.pairs = pairs or PairConfig()
@@ -132,7 +136,7 @@ class ChainObjective:
         self.config, self.depth_lambda_of_level = config, depth_lambda_of_level
         self.view_weights, self.detach, self.depth_trust = tuple(view_weights), detach, depth_trust
         self.level_spread, self.last_level = level_spread, levels - 1.0
-        self.depth_search = depth_search
+        self.depth_search, self.given_depth = depth_search, given_depth
 
     def _of_pairs(self, model: nn.Module, batch: PairBatch) -> StepLoss:
         image = batch.image.float() / 255
@@ -157,7 +161,9 @@ class ChainObjective:
         state = None
         terms, bits, db = [], [], []
         options: dict[str, Any] = {}
-        if self.depth_search is not None:
+        if self.given_depth:
+            options["given_depth"] = True
+        elif self.depth_search is not None:
             options["depth_search"] = self.depth_search
         elif self.depth_trust:
             options["depth_trust"] = torch.rand_like(lambdas) * self.depth_trust
@@ -167,8 +173,11 @@ class ChainObjective:
             keep = batch.keep[:, n] if n else None
             level = self._level_of_view(n, batch.level)
             lambdas, depth_lambdas = self.photos.lambdas(level), self.depth_lambda_of_level(level)
+            depth = batch.inverse_depth[:, n]
+            if self.given_depth:
+                depth = block_means(depth, torch.randint(len(DEPTH_BLOCKS), (b,), device=depth.device))
             out = model.forward_view(  # type: ignore[operator]
-                image, batch.inverse_depth[:, n], batch.cameras[n], state, level, keep, **options
+                image, depth, batch.cameras[n], state, level, keep, **options
             )
             state = detached(out.state) if self.detach else out.state
             depth_distortion = squared_error(out.inverse_depth[:, None], out.depth_target[:, None])
@@ -204,6 +213,20 @@ class ChainObjective:
         draw = torch.rand_like(level)
         offset = 2 * draw if view == 0 else 2 * draw - 1
         return (level + self.level_spread * offset).clamp(0, self.last_level)
+
+
+DEPTH_BLOCKS = (4, 8, 16)
+"""Sides of depth blocks in pixels that training with given depth draws from."""
+
+
+def block_means(inverse_depth: Float[Tensor, "b h w"], kind: Tensor) -> Float[Tensor, "b h w"]:
+    """Each map averaged over blocks of DEPTH_BLOCKS[kind] pixels; `kind` int64 `b`. Sides are multiples of the blocks."""
+    result = inverse_depth
+    for number, side in enumerate(DEPTH_BLOCKS):
+        coarse = F.avg_pool2d(inverse_depth[:, None], side)
+        blocks = F.interpolate(coarse, inverse_depth.shape[-2:], mode="nearest")[:, 0]
+        result = torch.where((kind == number)[:, None, None], blocks, result)
+    return result
 
 
 def detached(state: Any) -> Any:

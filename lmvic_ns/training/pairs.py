@@ -25,6 +25,10 @@ class PairBatch(PhotoBatch):
         """The same on `device`."""
         return PairBatch(self.image.to(device, non_blocking=True), self.level.to(device, non_blocking=True))
 
+    def pin_memory(self) -> PairBatch:
+        """Page-locked, as `PhotoBatch.pin_memory`."""
+        return PairBatch(self.image.pin_memory(), self.level.pin_memory())
+
 
 @dataclass(frozen=True)
 class PairConfig:

@@ -103,6 +103,8 @@ def run_training(
     write_whole(config.folder / "settings.json", json.dumps(config.metadata, indent=1, sort_keys=True) + "\n")
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     faster_convolutions(model)
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")  # TensorFloat32 is exact enough for gradients
     module = TrainingModule(model, objective, dataset, collate, optimization, workers=config.workers)
     conductor = Conductor(
         config.folder,

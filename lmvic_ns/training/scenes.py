@@ -6,7 +6,7 @@ Like photographs, every chain is a pure function of (seed, sample number).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -121,8 +121,8 @@ class ChainBatch:
         )
 
     def pin_memory(self) -> ChainBatch:
-        """As it is: cameras are small, and copies of pageable memory are correct too."""
-        return self
+        """Pictures and depth page-locked, for copies to a GPU that overlap with work; cameras are small."""
+        return replace(self, image=self.image.pin_memory(), inverse_depth=self.inverse_depth.pin_memory())
 
 
 @dataclass(frozen=True)
@@ -289,8 +289,6 @@ def validation_chains(
     scenes: Sequence[TrainingScene], config: ChainConfig, count: int, *, batch: int, seed: int = 12345
 ) -> list[ChainBatch]:
     """Fixed chains of scenes that are not trained on, in batches, every reference kept."""
-    from dataclasses import replace
-
     chains = SceneChains(scenes, replace(config, reference_dropout=0.0, smallest_scale=1.0), seed=seed)
     drawn: list[tuple[Chain, float]] = [(chains.sample(number), 0.0) for number in range(count)]
     return [collate_chains(drawn[i : i + batch]) for i in range(0, count, batch)]

@@ -100,6 +100,8 @@ class OptionsConfig:
     seed: int = 0
     fixed_lambda: float | None = None
     """Train for this lambda alone (the paper's way) instead of all quality levels."""
+    level_skew: float = 1.0
+    """Above 1, low quality levels are drawn more often: level = 63 * u**skew, u uniform."""
     level_weight_power: float = 0.5
     """Losses are weighted with lambda^-power, 1 at the middle level."""
     clip_norm: float = 1.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -118,6 +119,7 @@ def rd_chains(
     *,
     independent: bool = False,
     depth_search: DepthSearch | None = None,
+    given_depth: bool = False,
 ) -> list[RdRow]:
     """Estimated rate (image and depth) and quality of chains of views at each level, as files would hold them.
 
@@ -128,11 +130,14 @@ def rd_chains(
         lambda_of_level: for the loss column.
         independent: code every view without its reference and without its depth: the intra path on the same pictures.
         depth_search: code depth as the quadtree that this finds; None takes the learned depth codec.
+        given_depth: take the chains' depth as it is, at no cost.
     """
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
-    options = {} if depth_search is None else {"depth_search": depth_search}
+    options: dict[str, Any] = {"given_depth": True} if given_depth else {}
+    if depth_search is not None and not given_depth:
+        options["depth_search"] = depth_search
     rows = []
     try:
         for level in levels:

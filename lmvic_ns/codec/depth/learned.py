@@ -205,3 +205,8 @@ def _fill(x: Tensor, mask: Tensor) -> Tensor:
 def pad_depth(x: Float[Tensor, "b h4 w4"]) -> Float[Tensor, "b hp wp"]:
     """A map of the coded resolution, padded to what the block transform takes."""
     return pad_to_multiple(x[:, None], DEPTH_STRIDE)[:, 0]
+
+
+def fixed_depth(inverse_depth: Float[Tensor, "b h4 w4"]) -> Float[Tensor, "b h4 w4"]:
+    """Normalised inverse depth in the steps that decoders have, float64."""
+    return torch.round(inverse_depth.double().clamp(0, 1) * (DEPTH_RANGE * ONE)) / (DEPTH_RANGE * ONE)

@@ -165,7 +165,8 @@ class EntropyRates(EntropyNetworks):
     ) -> _Walk:
         """The four steps in float; `quantize(residual, mean, gain)` gives the symbol and the decoded value."""
         gain = self.log_gain(level).float().exp()
-        masks = step_masks(*scaled.shape[1:], device=scaled.device)
+        # one layout for all operands: mixed ones take a GPU's slow path
+        masks = step_masks(*scaled.shape[1:], device=scaled.device).contiguous(memory_format=torch.channels_last)
         guess: Tensor | float = 0.0
         if self.exact_means and cross_view_latent is not None:
             guess = cross_view_latent.float() * self.prior_weight[None, :, None, None]

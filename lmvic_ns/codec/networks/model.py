@@ -10,13 +10,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lmvic_ns.bitstream.tables import CdfTables
-from lmvic_ns.codec.depth.learned import DEPTH_FACTOR, DEPTH_RANGE, DEPTH_STRIDE, DepthCodec, DepthConfig, pad_depth
+from lmvic_ns.codec.depth.learned import DEPTH_FACTOR, DEPTH_STRIDE, DepthCodec, DepthConfig, fixed_depth, pad_depth
 from lmvic_ns.codec.depth.quadtree import QUADTREE, integer_prediction, read_depth
 from lmvic_ns.codec.depth.search import DepthSearch, QuadtreeEncoder, WarpCosts
 from lmvic_ns.codec.effort import Effort
-from lmvic_ns.codec.networks.fixed_point import ONE
 from lmvic_ns.codec.networks.image import STRIDE, ImageCodec, ImageConfig, ImageContext, fixed_coverage
 from lmvic_ns.codec.networks.layers import pad_to_multiple
+from lmvic_ns.codec.networks.precision import full_float32
 from lmvic_ns.codec.networks.rates import scale_tables
 from lmvic_ns.codec.pictures.av1 import difference_prediction, from_difference, read_av1_picture
 from lmvic_ns.codec.pictures.illumination import Illumination
@@ -138,27 +138,31 @@ class MultiViewModel(nn.Module):
         keep: Tensor | None = None,
         depth_trust: Float[Tensor, "b"] | None = None,
         depth_search: DepthSearch | None = None,
+        given_depth: bool = False,
     ) -> ViewOutput:
         """One view of a chain.
 
         Args:
             image: 0..1.
-            inverse_depth: normalised inverse depth at full resolution.
+            inverse_depth: normalised, at full resolution.
             cameras: of these views, translations in normalised units.
             reference: state of the view before, or None.
             level: quality level of each sample.
-            keep: False drops the reference of that sample (so that first views stay good).
+            keep: False drops that sample's reference (so that first views stay good).
             depth_trust: how far the image's geometry goes from the decoded depth (0, the default) towards the true one (1):
                 encoders refine depth for the warp, which is better than what this pass decodes.
             depth_search: code depth as files do, as the quadtree that this finds, instead of by the learned depth codec; then
                 `depth_trust` is not used, and depth has no gradient.
+            given_depth: take the depth as it is, at no cost: fast on a GPU, where the search for a quadtree is not.
         """
         if not self.ablation.cross_view:
             reference = None
         target = downsample_inverse_depth(inverse_depth.double(), DEPTH_FACTOR).float()
         h, w = image.shape[-2:]
-        if depth_search is not None:
-            exact, depth_bits = self._quadtree_depth(image, target, cameras, reference, level, keep, depth_search)
+        if given_depth or depth_search is not None:
+            exact, depth_bits = fixed_depth(target), torch.zeros_like(level)
+            if depth_search is not None and not given_depth:
+                exact, depth_bits = self._quadtree_depth(image, target, cameras, reference, level, keep, depth_search)
             decoded_depth = exact.float()
         else:
             decoded_depth, depth_bits = self._learned_depth(target, cameras, reference, level, keep)
@@ -166,7 +170,7 @@ class MultiViewModel(nn.Module):
             geometry = decoded_depth.detach()
             if depth_trust is not None:
                 geometry = geometry + depth_trust[:, None, None] * (target - geometry)
-            exact = torch.round(geometry.double().clamp(0, 1) * (DEPTH_RANGE * ONE)) / (DEPTH_RANGE * ONE)
+            exact = fixed_depth(geometry)
         context = None if reference is None else self._context(reference, exact, cameras, (h, w), level, keep)
         decoded, bits = self._forward_image(image, level, context)
         state = ReferenceState(decoded, exact, cameras)
@@ -259,6 +263,7 @@ class MultiViewModel(nn.Module):
     # --- coding ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
+    @full_float32()
     def compress(
         self,
         image: Float[Tensor, "1 3 h w"],
@@ -289,6 +294,7 @@ class MultiViewModel(nn.Module):
         return coded.depth, coded.image, coded.state
 
     @torch.no_grad()
+    @full_float32()
     def decompress(
         self,
         depth: bytes,
