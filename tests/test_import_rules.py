@@ -16,6 +16,7 @@ ORDER = (
     "geometry",
     "bitstream",
     "scene",
+    "capture",
     "tree",
     "codec",
     "paper",
@@ -32,7 +33,19 @@ ORDER = (
     "cli",
 )
 """A room imports only from those before it."""
-LIGHT = ("_util", "scene", "geometry", "tree", "bitstream", "codec", "depth_sources", "training", "cli/main.py", "errors.py")
+LIGHT = (
+    "_util",
+    "scene",
+    "capture",
+    "geometry",
+    "tree",
+    "bitstream",
+    "codec",
+    "depth_sources",
+    "training",
+    "cli/main.py",
+    "errors.py",
+)
 """Rooms that work without nerfstudio."""
 FOREIGN = ("nerfstudio", "gsplat", "viser", "lmvic_ns.splat", "lmvic_ns.viewer", "lmvic_ns.method_configs")
 SOURCES = sorted(

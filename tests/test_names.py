@@ -14,7 +14,7 @@ from lmvic_ns.bitstream.header import check_view_name
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.scene.names import unique_names, view_names
-from lmvic_ns.workflows.dataset import file_stems
+from lmvic_ns.workflows.layout import file_stems
 
 
 @pytest.mark.parametrize(

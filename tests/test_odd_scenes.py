@@ -22,7 +22,7 @@ from lmvic_ns.errors import SceneError, WeightsError
 from lmvic_ns.evaluation.image_set import load_image_set
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.training.photos import load_photos
-from lmvic_ns.workflows.sources import dataset_inputs, dataset_scene
+from lmvic_ns.workflows.sources import dataset_inputs, dataset_scene, say_not_kept
 
 
 @pytest.fixture
@@ -107,20 +107,23 @@ def test_depth_without_any_depth_is_refused(copy: Path) -> None:
         [scene.inverse_depth(i) for scene in [MultiViewScene.from_dataset(copy)] for i in range(len(scene))]
 
 
-def test_what_is_not_coded_is_said(copy: Path) -> None:
-    assert dataset_inputs(copy).remarks() == []
+def test_what_is_not_kept_is_said(copy: Path) -> None:
+    assert dataset_inputs(copy).not_kept() == []
     first, second, third = sorted((copy / "images").iterdir())[:3]
     picture = Image.open(first).convert("RGB")
     picture.save(first, icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    picture.save(second, icc_profile=bytes(128) + b"Display P3")
+    picture.save(second, icc_profile=bytes(16) + b"GRAY" + bytes(108))
     picture.save(third, save_all=True, append_images=[picture.rotate(90)])
-    edit(copy, lambda meta: meta["frames"][0].update(mask_path="m.png"))
-    assert dataset_inputs(copy).remarks() == [
-        "has 1 masks, which are not coded: the whole pictures are",
-        f"has 1 pictures with a colour profile other than sRGB, which is not kept: their values are coded as they are "
-        f"({second.name})",
-        f"has 1 pictures that are animations or have several pages: the first is coded ({third.name})",
+    (copy / "labels.json").write_text("{}")
+    edit(copy, lambda meta: meta["frames"][0].update(semantics_path="labels.json"))
+    lines = dataset_inputs(copy).not_kept()
+    assert lines == [
+        f"1 pictures with a colour profile of grey or CMYK values: they are coded as RGB without it ({second.name})",
+        f"1 pictures that are animations or have several pages: the first is coded ({third.name})",
+        "1 files that the key semantics_path names",
     ]
+    with pytest.raises(SceneError, match="not kept would be: 1 pictures"):
+        say_not_kept("scene", lines, strict=True)
 
 
 @pytest.mark.parametrize("bits", [(), ("a",), ((8, 8),), None])

@@ -37,9 +37,9 @@ def encode(config: EncodeConfig) -> int:
     """
     from lmvic_ns.codec.multiview import load_codec
     from lmvic_ns.report.files import check_report
-    from lmvic_ns.report.terminal import interruptible, say
+    from lmvic_ns.report.terminal import interruptible
     from lmvic_ns.workflows.encoding import check_output, check_partial, downscaled, encode_scene, finish, pick_device
-    from lmvic_ns.workflows.sources import dataset_inputs, dataset_scene
+    from lmvic_ns.workflows.sources import dataset_inputs, dataset_scene, say_not_kept
 
     config.check()
     files = dataset_inputs(config.dataset)
@@ -47,8 +47,7 @@ def encode(config: EncodeConfig) -> int:
     check_output(config.file, config.overwrite, inputs)
     if config.points != "none":
         files.check_points()
-    for line in files.remarks():
-        say(f"{config.dataset}: {line}")
+    say_not_kept(str(config.dataset), files.not_kept(), config.strict)
     if config.report is not None:
         check_report(config.report, config.overwrite, inputs)
 
@@ -60,12 +59,13 @@ def encode(config: EncodeConfig) -> int:
         check_partial(config.file, config.settings(source), overwrite=False)
     with interruptible(config.file) as outcome:
         codec = load_codec(config.weights, pick_device(config.device))
+        capture = files.capture(config.downscale, config.metadata)
         scene = downscaled(
             dataset_scene(config.dataset, config.depth, config.reference_structure, downscale=config.downscale),
             config.downscale,
         )
         started = time.perf_counter()
-        encoded = encode_scene(scene, config.file, config, codec, source, inputs, source_now)
+        encoded = encode_scene(scene, config.file, config, codec, source, inputs, source_now, capture)
         seconds = time.perf_counter() - started
         pictures = sorted(files.pictures)
         outcome.status = finish(encoded, scene, codec, config, report=config.report, files=pictures, seconds=seconds)
@@ -101,8 +101,11 @@ class DecodeConfig(ReadingLimits):
     """Folder for the dataset; new or empty (`.` will do)."""
     views: tuple[str, ...] = ()
     """Names or numbers of views; all without. Only they and the views that they refer to are decoded."""
-    format: Literal["png", "jpg", "webp"] = "png"
-    """Of the pictures; jpg and webp lose a little."""
+    format: Literal["png", "jpg", "webp", "original"] = "png"
+    """Of the pictures; jpg and webp lose a little. original takes that of each photograph (png where it cannot be written)."""
+    lens: Literal["pinhole", "original"] = "pinhole"
+    """Photographs with lens distortion come back as the pinhole views that are coded, or with their distortion and frame
+    (resampled, and black with a mask where the pinhole view shows nothing)."""
     depth: bool = True
     """Write depth files."""
     weights: str | None = None
@@ -132,7 +135,7 @@ def decode(config: DecodeConfig) -> int:
             config.file,
             config.out,
             views=config.views,
-            form=DatasetFormat(config.format, config.depth),
+            form=DatasetFormat(config.format, config.depth, config.lens),
             weights=config.weights,
             device=config.device,
             workers=config.workers,

@@ -43,11 +43,11 @@ def export(config: ExportConfig) -> int:
     """
     from lmvic_ns.codec.multiview import load_codec
     from lmvic_ns.report.files import check_report
-    from lmvic_ns.report.terminal import interruptible, say
+    from lmvic_ns.report.terminal import interruptible
     from lmvic_ns.sparse_points.exact import scene_points
     from lmvic_ns.splat.depth_source import cached_depth, splat_scene
     from lmvic_ns.workflows.encoding import check_output, check_partial, encode_scene, finish, pick_device
-    from lmvic_ns.workflows.sources import picture_remarks
+    from lmvic_ns.workflows.sources import capture_of, say_not_kept
 
     config.check()
     file = config.output_dir / "scene.lmvic"
@@ -64,11 +64,11 @@ def export(config: ExportConfig) -> int:
             scene_points(captured.scene)  # they may be missing or damaged: said before anything slow
         if not config.overwrite:
             check_partial(file, config.settings(captured.source), overwrite=False)
-        for line in picture_remarks(captured.files):
-            say(f"{config.load_config}: {line}")
+        capture, not_kept = capture_of(captured.dataset, captured.files, config.downscale, config.metadata)
+        say_not_kept(str(config.load_config), not_kept, config.strict)
         with cached_depth(captured.scene, config.output_dir) as scene:
             started = time.perf_counter()
-            encoded = encode_scene(scene, file, config, codec, captured.source, inputs)
+            encoded = encode_scene(scene, file, config, codec, captured.source, inputs, capture=capture)
             seconds = time.perf_counter() - started
             outcome.status = finish(
                 encoded, scene, codec, config, report=config.output_dir, files=captured.files, seconds=seconds

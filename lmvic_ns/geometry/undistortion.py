@@ -109,3 +109,21 @@ def undistort_nearest(values: Tensor, displacement: Float[Tensor, "1 h w 2"]) ->
     column = (torch.arange(width) + 0.5 + displacement[0, ..., 0]).floor().clamp_(0, width - 1).long()
     row = (torch.arange(height)[:, None] + 0.5 + displacement[0, ..., 1]).floor().clamp_(0, height - 1).long()
     return values[row, column]
+
+
+def distortion_map(
+    camera: PinholeModel, lens: LensDistortion, pinhole: PinholeModel, height: int, width: int
+) -> Float[Tensor, "1 h w 2"]:
+    """Position in the pinhole view minus position in the photograph, in pixels: the inverse of `undistortion_map`.
+
+    Args:
+        camera: of the photograph.
+        lens: of the photograph.
+        pinhole: of the view.
+        height: pixels of the photograph.
+        width: pixels of the photograph.
+    """
+    u = torch.arange(width, dtype=torch.float64)[None, :] + 0.5
+    v = torch.arange(height, dtype=torch.float64)[:, None] + 0.5
+    x, y = lens.undistort(*torch.broadcast_tensors((u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy))
+    return torch.stack([pinhole.fx * x + pinhole.cx - u, pinhole.fy * y + pinhole.cy - v], dim=-1)[None].float()

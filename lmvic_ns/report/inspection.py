@@ -8,6 +8,7 @@ from pathlib import Path
 from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
 from lmvic_ns.bitstream.partial import SETTINGS_TAG
 from lmvic_ns.bitstream.reader import Reader
+from lmvic_ns.capture import SECTION_NAMES
 from lmvic_ns.errors import BitstreamError
 
 MAX_ROWS = 200
@@ -101,7 +102,8 @@ def print_info(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> int:
             ("pictures", split.image),
             ("depth", split.depth),
             ("sparse points", split.points),
-            ("other sections", split.sections),
+            *((SECTION_NAMES[tag], reader.section_bytes(tag)) for tag in reader.sections() if tag in SECTION_NAMES),
+            ("other sections", split.sections - sum(reader.section_bytes(tag) for tag in SECTION_NAMES)),
             ("cameras, tree, container", split.container),
             ("file", split.total),
             ("file without the points", split.total - split.points if split.points else 0),

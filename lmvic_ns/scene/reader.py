@@ -172,7 +172,7 @@ def _frame(file: Path, meta: dict[str, Any], record: dict[str, Any], name: str) 
     check_size(file, image_path, (width, height), (declared[1], declared[0]), rotated)
     camera = PinholeModel(number("fl_x"), number("fl_y", number("fl_x")), number("cx", width / 2), number("cy", height / 2))
     _check_plausible(file, name, camera, height, width)
-    lens = _lens(file, name, settings)
+    lens = lens_of(file, name, settings)
     try:
         pinhole = undistorted_pinhole(camera, lens, height, width)
     except ValueError as error:
@@ -212,7 +212,12 @@ def _check_plausible(file: Path, name: str, camera: PinholeModel, height: int, w
         )
 
 
-def _lens(file: Path, name: str, settings: dict[str, Any]) -> LensDistortion:
+def lens_of(file: Path, name: str, settings: dict[str, Any]) -> LensDistortion:
+    """The distortion among a frame's settings.
+
+    Raises:
+        SceneError: coefficients that are not supported, or no numbers.
+    """
     keys, given = ("k1", "k2", "k3", "k4", "p1", "p2"), settings
     if "distortion_params" in settings:
         values = settings["distortion_params"]

@@ -32,6 +32,7 @@ class CapturedScene:
         method: name of the method that was trained.
         inputs: files and folders that it comes from.
         source: stands for its contents: checkpoint, photographs, split.
+        dataset: folder or transforms.json of the data set.
     """
 
     scene: MultiViewScene
@@ -39,6 +40,7 @@ class CapturedScene:
     method: str
     inputs: tuple[Path, ...]
     source: str
+    dataset: Path
 
 
 def splat_scene(load_config: Path, split: Split = "all", downscale: int = 1) -> CapturedScene:
@@ -72,7 +74,7 @@ def splat_scene(load_config: Path, split: Split = "all", downscale: int = 1) -> 
     inputs = (trained.folder, load_config, trained.checkpoint, *files)
     status = [(path.name, path.stat()) for path in (trained.checkpoint, *files) if path.is_file()]
     facts = [(name, found.st_size, found.st_mtime_ns) for name, found in status]
-    return CapturedScene(scene, files, trained.method, inputs, repr((split, downscale, facts)))
+    return CapturedScene(scene, files, trained.method, inputs, repr((split, downscale, facts)), trained.data)
 
 
 @contextmanager

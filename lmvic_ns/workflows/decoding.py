@@ -9,6 +9,7 @@ from lmvic_ns._util.output import check_folder
 from lmvic_ns._util.picture_files import check_format_holds
 from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
 from lmvic_ns.bitstream.reader import Reader
+from lmvic_ns.capture.sections import FileCapture
 from lmvic_ns.codec.multiview import MultiViewCodec, find_views, load_codec
 from lmvic_ns.codec.weights import weights_names
 from lmvic_ns.errors import BitstreamError, WeightsError
@@ -88,7 +89,8 @@ def decode_file(
         form = form or DatasetFormat()
         for number in wanted:
             view = reader.header.views[number]
-            check_format_holds(form.image, view.width, view.height, view.name)
+            if form.image != "original":  # before the weights are loaded
+                check_format_holds(form.image, view.width, view.height, view.name)
         codec = codec_for_file(reader, weights, device)
         problems: dict[int, str] = {}
         lost_points: dict[str, str] = {}
@@ -97,8 +99,12 @@ def decode_file(
             found = FilePoints(reader)
         except BitstreamError as error:
             lost_points["sparse points"] = str(error)
+        capture = FileCapture(reader)
         count = points = 0
-        with DatasetWriter(folder, names, form, overwrite=overwrite, inputs=inputs) as writer:
+        with DatasetWriter(folder, names, form, capture=capture, overwrite=overwrite, inputs=inputs) as writer:
+            for number in wanted:
+                view = reader.header.views[number]
+                check_format_holds(Path(writer.layout.views[number].image).suffix, view.width, view.height, view.name)
             with progress("decoding", len(set(wanted))) as step:
                 for view in codec.decode(reader, wanted, workers=workers, problems=problems):
                     writer.add_view(view)
@@ -114,7 +120,7 @@ def decode_file(
             if reader.unfinished:
                 lost = {name: reason for name, reason in lost.items() if reader.written(names.index(name))}
                 notes = [f"unfinished: {unfinished_line(reader)}"]
-            lost |= lost_points
+            lost |= lost_points | capture.problems | writer.problems
             cloud = found.finish() if found is not None else None
             if cloud is not None:
                 writer.add_points(cloud)

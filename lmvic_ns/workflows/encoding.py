@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,6 +174,7 @@ def encode_scene(
     source: str = "",
     inputs: Sequence[Path] = (),
     source_now: Callable[[], str] | None = None,
+    capture: Mapping[str, bytes] | None = None,
 ) -> EncodedFile:
     """Code a scene into `path`, with progress and remarks on the terminal.
 
@@ -187,6 +188,7 @@ def encode_scene(
         source: stands for the scene's contents; an interrupted run of another one is not gone on with.
         inputs: files and folders that the scene comes from: `path` is refused among them.
         source_now: gives `source` anew, to find out whether the scene was changed in the meantime.
+        capture: sections that hold what else the scene's dataset has, see `capture_sections`.
 
     Raises:
         LmvicError: the file cannot be written, the target cannot be met, the scene was changed while it was coded, ...
@@ -203,8 +205,9 @@ def encode_scene(
     if options.target_bpp is not None or options.target_psnr is not None:
         quality, tries = search_quality(codec, scene, tree, options, path.parent)
         quality = begun_level(path, quality, options)
-    sections = point_sections(scene, options.points)
-    if options.points != "none" and (line := left_out(scene, sections)):
+    points = point_sections(scene, options.points)
+    sections = {**points, **(capture or {})}
+    if options.points != "none" and (line := left_out(scene, points)):
         say(line)
     pixels = int((scene.cameras.height * scene.cameras.width).sum())
 
@@ -236,7 +239,7 @@ def encode_scene(
             with writing(path):
                 partial_path(path).unlink()
             views = encode()
-        encoded = EncodedFile(path, views, tree, level, sum(map(len, sections.values())), pixels, tries)
+        encoded = EncodedFile(path, views, tree, level, sum(map(len, points.values())), pixels, tries)
         return _measured(encoded, scene, codec)
 
     return hold_target(encode_at, quality, options)

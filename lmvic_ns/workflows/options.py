@@ -61,6 +61,11 @@ class CodingOptions:
     points: PointStorage = "compact"
     """The scene's sparse points: compact (about 2 bytes each, exact to a quarter of a pixel, colours from the pictures), exact
     (as they are, in order), or none."""
+    metadata: bool = True
+    """Keep EXIF and XMP (place and time of the photographs are among them) and keys of transforms.json that the codec does not
+    know. Masks, names, lenses and colour profiles are always kept."""
+    strict: bool = False
+    """Refuse a capture of which something would not be kept, instead of saying so."""
     verify: bool = True
     """Decode the finished file and compare it with what the encoder saw."""
     resume: bool = False
@@ -76,7 +81,7 @@ class CodingOptions:
         """
         names = (
             "quality", "equal_quality", "target_bpp", "target_psnr", "search_views", "reference_structure", "max_depth",
-            "effort", "depth_coding", "depth_quality", "downscale", "weights", "points",
+            "effort", "depth_coding", "depth_quality", "downscale", "weights", "points", "metadata",
         )  # fmt: skip
         text = json.dumps([__version__, source, {name: getattr(self, name) for name in names}], sort_keys=True)
         return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest()

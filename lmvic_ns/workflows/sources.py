@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,9 +15,13 @@ from PIL import Image
 from lmvic_ns._util.output import checksum
 from lmvic_ns._util.picture_files import open_picture
 from lmvic_ns._util.pictures import opaque_rgb
+from lmvic_ns.capture.records import CaptureRecords, read_records
+from lmvic_ns.capture.sections import capture_sections, pinhole_coverage
 from lmvic_ns.errors import SceneError
+from lmvic_ns.geometry.undistortion import distortion_map, undistorted_pinhole
 from lmvic_ns.report.terminal import progress, say
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.scene.transforms import load_transforms, transforms_file
 from lmvic_ns.sparse_points.exact import check_points
 from lmvic_ns.workflows.options import ReferenceStructure
 
@@ -82,28 +87,31 @@ class DatasetInputs:
         pictures: captured files.
         depths: depth files that it names.
         points: the sparse points that it names.
-        masked: how many pictures have a mask.
+        masks: mask files that it names.
     """
 
     file: Path
     pictures: tuple[Path, ...]
     depths: tuple[Path, ...]
     points: Path | None
-    masked: int = 0
+    masks: tuple[Path, ...] = ()
 
-    def remarks(self) -> list[str]:
-        """A line on each thing about the pictures that is not coded, for people.
+    def not_kept(self) -> list[str]:
+        """See `capture_of`."""
+        return not_kept(self.file, self.pictures, read_records(self.file))
 
-        Raises:
-            SceneError: a picture cannot be read.
-        """
-        lines = [f"has {self.masked} masks, which are not coded: the whole pictures are"] if self.masked else []
-        return lines + picture_remarks(self.pictures)
+    def capture(self, downscale: int = 1, metadata: bool = True) -> dict[str, bytes]:
+        """See `capture_of`."""
+        records = read_records(self.file, downscale=downscale)
+        pictures = [self.file.parent / path for path in records.paths] if records is not None else []
+        if records is None or not all(path.is_file() for path in pictures):
+            return {}  # who reads the pictures will miss them
+        return capture_sections(records, self.file.parent, pictures, metadata=metadata)
 
     @property
     def others(self) -> tuple[Path, ...]:
         """What is no picture."""
-        return (*self.depths, *((self.points,) if self.points is not None else ()))
+        return (*self.depths, *self.masks, *((self.points,) if self.points is not None else ()))
 
     def check_points(self) -> None:
         """Miss a point file that is named and wanted before anything slow.
@@ -151,16 +159,103 @@ def picture_remarks(pictures: Iterable[Path]) -> list[str]:
         if path.is_file():
             with open_picture(path) as picture:
                 opaque_rgb(path, picture)
-                profile = picture.info.get("icc_profile") or b"sRGB"
-                profiles += [] if any("sRGB".encode(code) in profile for code in ("ascii", "utf-16-be")) else [path]
+                profile = picture.info.get("icc_profile")
+                profiles += [path] if profile and profile[16:20] != b"RGB " else []
                 several += [path] if _frames(picture) > 1 and picture.format != "MPO" else []
     lines = []
     for found, what in (
-        (profiles, "pictures with a colour profile other than sRGB, which is not kept: their values are coded as they are"),
+        (profiles, "pictures with a colour profile of grey or CMYK values: they are coded as RGB without it"),
         (several, "pictures that are animations or have several pages: the first is coded"),
     ):
-        lines += [f"has {len(found)} {what} ({found[0].name}{', ...' if len(found) > 1 else ''})"] if found else []
+        lines += [f"{len(found)} {what} ({found[0].name}{', ...' if len(found) > 1 else ''})"] if found else []
     return lines
+
+
+def capture_of(
+    dataset: Path, pictures: Sequence[Path], downscale: int = 1, metadata: bool = True
+) -> tuple[dict[str, bytes], list[str]]:
+    """What a capture holds beside pictures, cameras, depth and points.
+
+    Args:
+        dataset: folder or transforms.json that the pictures belong to; one of another kind gives names and EXIF alone.
+        pictures: file of each view, in the views' order.
+        downscale: how much smaller the pictures are coded.
+        metadata: see `capture_sections`.
+
+    Returns:
+        Sections of a file, and a line on each thing that they do not keep.
+
+    Raises:
+        SceneError: a mask or a picture is missing or damaged.
+    """
+    file = transforms_file(dataset)
+    records = read_records(dataset, pictures, downscale) if file.is_file() else None
+    if records is None:
+        folder = file.parent.absolute()
+        paths = [path.absolute() for path in pictures]
+        names = [str(path.relative_to(folder) if path.is_relative_to(folder) else path.name) for path in paths]
+        records = CaptureRecords(tuple(names), masks=(None,) * len(names), lenses=(None,) * len(names))
+    return capture_sections(records, file.parent, pictures, metadata=metadata), not_kept(file, pictures, records)
+
+
+def not_kept(file: Path, pictures: Sequence[Path], records: CaptureRecords | None) -> list[str]:
+    """A line on each thing of a capture that does not go into a file, for people; every picture is decoded once.
+
+    Args:
+        file: transforms.json of the dataset.
+        pictures: the photographs.
+        records: of the dataset, None if it has none.
+
+    Raises:
+        SceneError: a picture cannot be read.
+    """
+    lines = picture_remarks(pictures)
+    return lines if records is None else [*lines, *lens_remarks(records), *foreign_files(file.parent, records)]
+
+
+def say_not_kept(source: str, lines: Sequence[str], strict: bool) -> None:
+    """Say in one line what of a capture does not go into the file.
+
+    Args:
+        source: the capture, for people.
+        lines: see `DatasetInputs.not_kept`.
+        strict: refuse instead.
+
+    Raises:
+        SceneError: there is something, and `strict`.
+    """
+    if lines and strict:
+        raise SceneError(f"{source}: not kept would be: {'; '.join(lines)}: leave out --strict to make the file all the same")
+    if lines:
+        say(f"{source}: not kept: {'; '.join(lines)}")
+
+
+def lens_remarks(records: CaptureRecords) -> list[str]:
+    """A line on what pinhole views do not show of distorted photographs; none where all is shown."""
+    hidden, views = 0.0, 0
+    for lens, count in Counter(lens for lens in records.lenses if lens is not None).items():
+        try:
+            pinhole = undistorted_pinhole(lens.camera, lens.lens, lens.height, lens.width)
+        except ValueError:  # the reader of the scene refuses it
+            continue
+        moved = distortion_map(lens.camera, lens.lens, pinhole, lens.height, lens.width)
+        hidden += count * (1 - float(pinhole_coverage(moved, lens.height, lens.width).float().mean()))
+        views += count
+    if not views:
+        return []
+    return [
+        f"the rim of {views} photographs with lens distortion that pinhole views do not show ({hidden / views:.1%} of them)"
+    ]
+
+
+def foreign_files(folder: Path, records: CaptureRecords) -> list[str]:
+    """A line on files that keys name which the codec does not know: the key is kept, the file is not."""
+    named = [(key, value) for frame in (records.scene, *records.frames) for key, value in frame.items()]
+    found: dict[str, int] = {}
+    for key, value in named:
+        if isinstance(value, str) and 0 < len(value) < 4096 and "\0" not in value and (folder / value).is_file():
+            found[key] = found.get(key, 0) + 1
+    return [f"{count} files that the key {key} names" for key, count in found.items()]
 
 
 def _frames(picture: Image.Image) -> int:
@@ -176,8 +271,6 @@ def dataset_inputs(folder: Path) -> DatasetInputs:
     Raises:
         SceneError: there is no transforms.json, or it cannot be read.
     """
-    from lmvic_ns.scene.reader import load_transforms, transforms_file
-
     file = transforms_file(folder)
     meta = load_transforms(folder)
     records = meta.get("frames")
@@ -188,4 +281,4 @@ def dataset_inputs(folder: Path) -> DatasetInputs:
 
     points = meta.get("ply_file_path")
     points = file.parent / points if isinstance(points, str) and points else None
-    return DatasetInputs(file, named("file_path"), named("depth_file_path"), points, len(named("mask_path")))
+    return DatasetInputs(file, named("file_path"), named("depth_file_path"), points, named("mask_path"))

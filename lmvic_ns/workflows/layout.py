@@ -1,0 +1,124 @@
+"""Where the files of a decoded dataset go: as they were captured where that is safe, else by the views' names."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from lmvic_ns.capture.records import CaptureRecords
+from lmvic_ns.scene.names import fitting, unique_names
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif"}
+_WRITABLE = {".png", ".jpg", ".jpeg", ".webp"}
+POINTS_NAME = "sparse_pc.ply"
+_OURS = ("transforms.json", ".lmvic-files.json")
+
+
+@dataclass(frozen=True)
+class ViewPaths:
+    """Files of one view, relative to the dataset's folder."""
+
+    image: str
+    depth: str
+    mask: str
+
+
+@dataclass(frozen=True)
+class DatasetLayout:
+    """Files of a dataset, relative to its folder.
+
+    Attributes:
+        views: of each view.
+        points: of the sparse points.
+    """
+
+    views: list[ViewPaths]
+    points: str = POINTS_NAME
+
+    @property
+    def names(self) -> list[str]:
+        """Every file that may be written."""
+        views = {path for view in self.views for path in (view.image, view.depth, view.mask)}
+        return [*sorted(views), self.points, "transforms.json"]
+
+
+def dataset_layout(
+    names: Sequence[str], records: CaptureRecords | None, image_format: str, shared_masks: Sequence[object] = ()
+) -> DatasetLayout:
+    """File names of a decoded dataset.
+
+    Args:
+        names: of the views.
+        records: what the file says of the captured files; taken where no path leaves the folder and none collide.
+        image_format: suffix of the pictures, or "original": that of each photograph, png where it cannot be written.
+        shared_masks: stands for the contents of each view's mask; only equal ones may share a file.
+    """
+    stems = list(file_stems(list(names)).values())
+    suffixes = ["." + image_format] * len(names)
+    if image_format == "original":
+        suffixes = [".png"] * len(names)
+        if records is not None:
+            found = [PurePosixPath(path).suffix for path in records.paths]
+            suffixes = [suffix if suffix.lower() in _WRITABLE else ".png" for suffix in found]
+    plain = DatasetLayout(
+        [
+            ViewPaths(f"images/{s}{suffix}", f"depths/{s}.npy", f"masks/{s}.png")
+            for s, suffix in zip(stems, suffixes, strict=True)
+        ]
+    )
+    if records is None:
+        return plain
+    views = []
+    for path, mask, suffix, other in zip(records.paths, _masks(records, shared_masks), suffixes, plain.views, strict=True):
+        safe = safe_path(path)
+        if safe is None:
+            return plain
+        views.append(ViewPaths(_without_suffix(safe) + suffix, other.depth, mask or other.mask))
+    points = safe_path(records.points) if records.points is not None else None
+    points = points if points is not None and points.lower().endswith(".ply") else POINTS_NAME
+    layout = DatasetLayout(views, points)
+    return layout if _is_free(layout) else plain
+
+
+def safe_path(path: str) -> str | None:
+    """A path below the dataset's folder, without `.`; None if it leaves the folder or is unfit for some system."""
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or any(part == ".." or fitting(part) != part for part in parts):
+        return None
+    return "/".join(parts)
+
+
+def file_stems(names: list[str]) -> dict[str, str]:
+    """A file name without suffix for each view: its name, less a picture's suffix where that leaves names unique."""
+    stems = [_without_suffix(name) for name in names]
+    chosen = stems if len(set(stems)) == len(names) else names
+    # files of other programs may hold names that are unfit for this machine, or that differ in case alone
+    fit = unique_names(["/".join(fitting(part) for part in name.split("/")) for name in chosen])
+    return dict(zip(names, fit, strict=True))
+
+
+def _without_suffix(path: str) -> str:
+    place = PurePosixPath(path)
+    return str(place.with_suffix("")) if place.suffix.lower() in IMAGE_SUFFIXES else path
+
+
+def _masks(records: CaptureRecords, contents: Sequence[object]) -> list[str | None]:
+    """Each mask's own path as PNG; None where it is unsafe, or where it stands for masks that differ."""
+    paths = [None if mask is None else safe_path(mask) for mask in records.masks] or [None] * len(records.paths)
+    paths = [None if path is None else _without_suffix(path) + ".png" for path in paths]
+    shown: dict[str, set[object]] = {}
+    for path, content in zip(paths, contents or paths, strict=True):
+        if path is not None:
+            shown.setdefault(path, set()).add(content)
+    return [path if path is not None and len(shown[path]) == 1 else None for path in paths]
+
+
+def _is_free(layout: DatasetLayout) -> bool:
+    """Whether no two files have one name, and none has the name of a folder, on any system."""
+    images = [view.image for view in layout.views]
+    files = [*images, *{view.mask for view in layout.views}, *{view.depth for view in layout.views}, layout.points, *_OURS]
+    keys = [unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()) for name in files]
+    folders = {str(parent) for key in keys for parent in PurePosixPath(key).parents}
+    return len(set(keys)) == len(keys) and not folders & set(keys)
