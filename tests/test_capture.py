@@ -116,7 +116,7 @@ def test_what_goes_in_comes_out(weights: Path, tmp_path: Path, monkeypatch, caps
         assert np.allclose(new["transform_matrix"], old["transform_matrix"], atol=1e-6)
         if "mask_path" in old:
             masks = [np.asarray(Image.open(root / old["mask_path"])) for root in (folder, tmp_path / "out")]
-            assert np.array_equal(*masks)
+            assert np.array_equal(masks[0], masks[1])
         with Image.open(folder / old["file_path"]) as first, Image.open(tmp_path / "out" / new["file_path"]) as second:
             assert first.format == second.format and first.size == second.size
             for key in ("exif", "xmp", "icc_profile"):
@@ -214,7 +214,8 @@ def test_masks_of_all_kinds(mode: str, tmp_path: Path):
     assert np.array_equal(read_mask(tmp_path / "m.png", (5, 7)), values)
     packed = pack_masks([tmp_path / "m.png", None, tmp_path / "m.png"], [(5, 7)] * 3)
     masks = FileMasks(packed, 3)
-    assert np.array_equal(masks.mask(2), values) and masks.mask(1) is None and masks.number(0) == masks.number(2)
+    again = masks.mask(2)
+    assert again is not None and np.array_equal(again, values) and masks.mask(1) is None and masks.number(0) == masks.number(2)
 
 
 def test_masks_that_are_none(tmp_path: Path):
