@@ -20,7 +20,7 @@ class EncodeConfig(CodingOptions):
     """Code a dataset into one file; no splat is needed."""
 
     dataset: tyro.conf.Positional[Path]
-    """Folder with a transforms.json."""
+    """Folder with a transforms.json, or a COLMAP one (images/ and sparse/0/)."""
     file: tyro.conf.Positional[Path]
     """The .lmvic file to write."""
     depth: Literal["auto", "files", "stereo", "none"] = "auto"
@@ -106,6 +106,8 @@ class DecodeConfig(ReadingLimits):
     lens: Literal["pinhole", "original"] = "pinhole"
     """Photographs with lens distortion come back as the pinhole views that are coded, or with their distortion and frame
     (resampled, and black with a mask where the pinhole view shows nothing)."""
+    layout: Literal["nerfstudio", "colmap"] = "nerfstudio"
+    """A nerfstudio dataset, or COLMAP's folders: images/, masks/, sparse/0/ (they have no place for depth and other keys)."""
     depth: bool = True
     """Write depth files."""
     weights: str | None = None
@@ -135,7 +137,7 @@ def decode(config: DecodeConfig) -> int:
             config.file,
             config.out,
             views=config.views,
-            form=DatasetFormat(config.format, config.depth, config.lens),
+            form=DatasetFormat(config.format, config.depth, config.lens, config.layout),
             weights=config.weights,
             device=config.device,
             workers=config.workers,
@@ -146,7 +148,10 @@ def decode(config: DecodeConfig) -> int:
         print(f"lmvic: interrupted; what was decoded so far is removed, {config.out} is as it was", file=sys.stderr)
         return 130
     points = f" and {written.points} sparse points" if written.points else ""
-    say(f"{written.folder}: {written.views} views{points}; train on it with `ns-train splatfacto --data {written.folder}`")
+    train = f"`ns-train splatfacto --data {written.folder}`"
+    if config.layout == "colmap":
+        train = f"`ns-train splatfacto --data {written.folder} colmap --colmap-path sparse/0`"
+    say(f"{written.folder}: {written.views} views{points}; train on it with {train}")
     for name, reason in written.lost.items():
         print(f"lmvic: lost: {name}: {reason}", file=sys.stderr)
     for problem in written.problems:

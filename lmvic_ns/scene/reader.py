@@ -26,8 +26,10 @@ from lmvic_ns.geometry.undistortion import (
     undistorted_pinhole,
     undistortion_map,
 )
+from lmvic_ns.scene import colmap
 from lmvic_ns.scene.names import view_names
-from lmvic_ns.scene.transforms import check_exists, check_size, load_transforms, transforms_file
+from lmvic_ns.scene.points import SparsePoints
+from lmvic_ns.scene.transforms import check_exists, check_size, load_transforms, model_folder, transforms_file
 
 NERFSTUDIO_DEPTH_UNIT = 1e-3
 """nerfstudio's default depth_unit_scale_factor: depth files count thousandths of a scene unit."""
@@ -70,6 +72,7 @@ class Dataset:
     image: Callable[[int], Tensor]
     inverse_depth: Callable[[int], Tensor] | None
     sparse_points: Path | None
+    cloud: SparsePoints | None = None
 
 
 def read_dataset(path: Path, depth_unit_scale_factor: float | None, depth: bool = True) -> Dataset:
@@ -93,6 +96,7 @@ def read_dataset(path: Path, depth_unit_scale_factor: float | None, depth: bool 
         raise SceneError(f"{file}: depth_unit_scale_factor must be positive and finite, not {unit}")
     # a file that is named and missing is missed where points are used, not here
     points = file.parent / str(meta["ply_file_path"]) if meta.get("ply_file_path") else None
+    model = model_folder(path)
     scale = float(unit)
     return Dataset(
         names,
@@ -100,6 +104,7 @@ def read_dataset(path: Path, depth_unit_scale_factor: float | None, depth: bool 
         lambda i: load_image(frames[i]),
         (lambda i: load_inverse_depth(frames[i], scale)) if with_depth else None,
         points,
+        colmap.read_points(model) if model is not None else None,
     )
 
 

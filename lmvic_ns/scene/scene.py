@@ -142,8 +142,8 @@ class MultiViewScene:
     def from_dataset(
         cls, folder: str | Path, *, depth_unit_scale_factor: float | None = None, depth: bool = True
     ) -> MultiViewScene:
-        """Read a nerfstudio dataset: a folder with transforms.json (or that file). Distorted photographs become pinhole
-        views.
+        """Read a nerfstudio dataset: a folder with transforms.json (or that file), or a COLMAP one. Distorted
+        photographs become pinhole views.
 
         Args:
             folder: Where transforms.json is.
@@ -158,7 +158,9 @@ class MultiViewScene:
         from lmvic_ns.scene.reader import read_dataset
 
         found = read_dataset(Path(folder), depth_unit_scale_factor, depth)
-        return cls(found.names, found.cameras, found.image, found.inverse_depth, sparse_points=found.sparse_points)
+        return cls(
+            found.names, found.cameras, found.image, found.inverse_depth, sparse_points=found.sparse_points, cloud=found.cloud
+        )
 
     def write_dataset(
         self,

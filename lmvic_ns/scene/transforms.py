@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lmvic_ns.errors import SceneError
+from lmvic_ns.scene import colmap
 
 _PATHS = {"file_path", "depth_file_path", "mask_path", "ply_file_path"}
 _BLENDER = (
@@ -24,7 +25,7 @@ def transforms_file(path: Path) -> Path:
 
 
 def load_transforms(path: Path) -> dict[str, Any]:
-    """A dataset's transforms.json with frames that are objects and name a file.
+    """A dataset's transforms.json with frames that are objects and name a file; a COLMAP folder as it would be said there.
 
     Args:
         path: the dataset's folder, or the file.
@@ -34,7 +35,11 @@ def load_transforms(path: Path) -> dict[str, Any]:
     """
     file = transforms_file(path)
     if not file.is_file():
-        raise SceneError(_missing(path, file))
+        if (model := model_folder(path)) is None:
+            raise SceneError(_missing(path, file))
+        meta: Any = colmap.read_transforms(path, model)
+        _check_paths(file, meta, meta["frames"])
+        return meta
     try:
         data = file.read_bytes()
         if data.startswith(codecs.BOM_UTF8):
@@ -51,6 +56,16 @@ def load_transforms(path: Path) -> dict[str, Any]:
         raise SceneError(f"{file}: no frames; a nerfstudio dataset lists its views under 'frames'")
     if not all(isinstance(r.get("file_path"), str) and r["file_path"] for r in records):
         raise SceneError(f"{file}: a frame has no file_path")
+    _check_paths(file, meta, records)
+    return meta
+
+
+def model_folder(dataset: Path) -> Path | None:
+    """Where the COLMAP model of a dataset without transforms.json lies; None if there is none, or a transforms.json."""
+    return None if transforms_file(dataset).is_file() or not dataset.is_dir() else colmap.model_folder(dataset)
+
+
+def _check_paths(file: Path, meta: dict[str, Any], records: list[dict[str, Any]]) -> None:
     for named in (meta, *records):
         for key in _PATHS & named.keys():
             if isinstance(named[key], str) and not _can_be_a_path(named[key]):
@@ -58,7 +73,6 @@ def load_transforms(path: Path) -> dict[str, Any]:
                 if "\0" not in named[key] and named[key].isprintable():
                     hint = f"this terminal's encoding, {sys.getfilesystemencoding()}, lacks it: set LC_ALL=C.UTF-8"
                 raise SceneError(f"{file}: {key} {named[key]!r} holds what no path can hold; {hint}")
-    return meta
 
 
 def _can_be_a_path(text: str) -> bool:
@@ -118,7 +132,7 @@ def _missing(path: Path, file: Path) -> str:
         return f"{path}: is a coded file, not a dataset; decode it first: `lmvic decode {path} FOLDER`"
     if (file.parent / "transforms_train.json").is_file():
         return f"{file}: not found, but transforms_train.json is: {_BLENDER}"
-    return f"{file}: not found; give a nerfstudio dataset folder (ns-process-data makes one)"
+    return f"{file}: not found; give a nerfstudio dataset (ns-process-data makes one), or a COLMAP one (images/, sparse/0/)"
 
 
 def _keys(file: Path) -> set[str]:

@@ -26,10 +26,12 @@ from lmvic_ns.errors import BitstreamError, LmvicError
 from lmvic_ns.geometry.resampling import upsample_inverse_depth
 from lmvic_ns.geometry.undistortion import PinholeModel, distortion_map, undistort_nearest
 from lmvic_ns.geometry.warp import warp
+from lmvic_ns.scene.colmap import write_model
 from lmvic_ns.sparse_points.exact import SparsePoints, write_ply
 from lmvic_ns.workflows.layout import DatasetLayout, ViewPaths, dataset_layout
 
 ImageFormat = Literal["png", "jpg", "webp", "original"]
+Layout = Literal["nerfstudio", "colmap"]
 LensChoice = Literal["pinhole", "original"]
 NERFSTUDIO_DEPTH_UNIT = 1e-3
 """nerfstudio's parser multiplies depth files by this unless told otherwise, so files hold depth / 1e-3."""
@@ -52,11 +54,13 @@ class DatasetFormat:
         image: suffix of the pictures; "original" takes that of each photograph.
         depth: write depth files.
         lens: "original" gives views of photographs with lens distortion their distortion and frame back.
+        layout: "colmap" writes images/, masks/ and sparse/0/, without depth and without what COLMAP has no place for.
     """
 
     image: ImageFormat = "png"
     depth: bool = True
     lens: LensChoice = "pinhole"
+    layout: Layout = "nerfstudio"
 
 
 @dataclass(frozen=True)
@@ -102,11 +106,14 @@ class DatasetWriter:
         records = capture.records if capture is not None else None
         contents = capture.mask_contents() if capture is not None else ()
         self.layout: DatasetLayout = dataset_layout(names, records, form.image, contents)
+        if form.layout == "colmap":
+            self.layout = self.layout.as_colmap()
+        self._points: SparsePoints | None = None
         self._records = records
         self._frames: dict[int, dict[str, Any]] = {}
         self._meta: dict[str, Any] = {}
         self._unit = NERFSTUDIO_DEPTH_UNIT if records is None or records.depth_unit is None else records.depth_unit
-        self._output = FolderOutput(folder, inputs=inputs, overwrite=overwrite)
+        self._output = FolderOutput(folder, inputs=inputs, overwrite=overwrite, last=self.layout.last)
 
     def add_view(self, view: DecodedView) -> None:
         """Write one view's files."""
@@ -119,7 +126,7 @@ class DatasetWriter:
         }
         with writing(self.folder):
             self._save(self._place(paths.image), shown.pixels, view)
-            if self.form.depth and shown.inverse_depth is not None:
+            if self.form.depth and self.form.layout == "nerfstudio" and shown.inverse_depth is not None:
                 frame["depth_file_path"] = paths.depth
                 inverse = shown.inverse_depth
                 depth = torch.where(inverse > 0, 1.0 / (inverse.clamp_min(1e-30) * self._unit), 0.0)
@@ -131,6 +138,9 @@ class DatasetWriter:
 
     def add_points(self, points: SparsePoints) -> None:
         """Write the sparse points."""
+        if self.form.layout == "colmap":
+            self._points = points
+            return
         with writing(self.folder):
             write_ply(self._place(self.layout.points), points)
         self._meta["ply_file_path"] = self.layout.points
@@ -233,6 +243,9 @@ class DatasetWriter:
         frames = [self._frames[index] for index in order if index in self._frames]
         if not frames:
             raise LmvicError(f"{self.folder}: no view could be decoded, so nothing was written")
+        if self.form.layout == "colmap":
+            self._write_model(frames)
+            return
         meta: dict[str, Any] = {"camera_model": "OPENCV" if any("k1" in frame for frame in frames) else "PINHOLE"}
         # nerfstudio prefers one camera for all: per-frame values only where views differ
         keys = (*_CAMERA, *_LENS)
@@ -246,6 +259,16 @@ class DatasetWriter:
         with writing(self.folder):
             text = json.dumps({**meta, "frames": frames}, indent=1)
             (self._output.staging / "transforms.json").write_text(text, encoding="utf-8")
+
+    def _write_model(self, frames: list[dict[str, Any]]) -> None:
+        described = []
+        for frame in frames:
+            pose = np.linalg.inv(np.array(frame["transform_matrix"]) @ np.diag([1.0, -1.0, -1.0, 1.0]))
+            name = frame["file_path"].removeprefix("images/")
+            described.append({**frame, "name": name, "world_to_camera": pose})
+        with writing(self.folder):
+            model = self._place(self.layout.last).parent
+            write_model(model, described, self._points)
 
     def _scene_keys(self) -> dict[str, Any]:
         """Keys of the scene as they were; lists of pictures with the names that they have now."""

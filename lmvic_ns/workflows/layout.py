@@ -13,6 +13,7 @@ from lmvic_ns.scene.names import fitting, unique_names
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif"}
 _WRITABLE = {".png", ".jpg", ".jpeg", ".webp"}
 POINTS_NAME = "sparse_pc.ply"
+COLMAP_MODEL = "sparse/0"
 _OURS = ("transforms.json", ".lmvic-files.json")
 
 
@@ -32,16 +33,28 @@ class DatasetLayout:
     Attributes:
         views: of each view.
         points: of the sparse points.
+        last: the file that makes it a dataset.
     """
 
     views: list[ViewPaths]
     points: str = POINTS_NAME
+    last: str = "transforms.json"
 
     @property
     def names(self) -> list[str]:
         """Every file that may be written."""
         views = {path for view in self.views for path in (view.image, view.depth, view.mask)}
-        return [*sorted(views), self.points, "transforms.json"]
+        model = [f"{COLMAP_MODEL}/cameras.bin"] if self.last != "transforms.json" else []
+        return [*sorted(views), self.points, *model, self.last]
+
+    def as_colmap(self) -> DatasetLayout:
+        """The same as COLMAP has it: pictures below images/, masks called as they are with .png behind, a model in sparse/0."""
+        below = all(view.image.startswith("images/") for view in self.views)
+        names = [view.image.removeprefix("images/") if below else view.image for view in self.views]
+        views = [
+            ViewPaths(f"images/{name}", view.depth, f"masks/{name}.png") for name, view in zip(names, self.views, strict=True)
+        ]
+        return DatasetLayout(views, f"{COLMAP_MODEL}/points3D.bin", f"{COLMAP_MODEL}/images.bin")
 
 
 def dataset_layout(

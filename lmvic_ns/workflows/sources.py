@@ -21,8 +21,10 @@ from lmvic_ns.errors import SceneError
 from lmvic_ns.geometry.undistortion import distortion_map, undistorted_pinhole
 from lmvic_ns.report.terminal import progress, say
 from lmvic_ns.scene import MultiViewScene
-from lmvic_ns.scene.transforms import load_transforms, transforms_file
+from lmvic_ns.scene.colmap import model_files
+from lmvic_ns.scene.transforms import load_transforms, model_folder, transforms_file
 from lmvic_ns.sparse_points.exact import check_points
+from lmvic_ns.workflows.layout import IMAGE_SUFFIXES
 from lmvic_ns.workflows.options import ReferenceStructure
 
 DepthSource = Literal["auto", "files", "stereo", "none"]
@@ -61,7 +63,7 @@ def dataset_scene(
     if len(scene) == 1:
         say(f"{folder}: one view: there is nothing that it could refer to")
         return scene.with_inverse_depth(None)
-    if depth == "auto" and scene.sparse_points is None:
+    if depth == "auto" and scene.sparse_points is None and scene.cloud is None:
         say(f"{folder}: {len(scene)} views, neither depth files nor sparse points: each stands alone")
         return scene
     from lmvic_ns.depth_sources.stereo import with_stereo_depth
@@ -83,35 +85,46 @@ class DatasetInputs:
     """The files that a dataset consists of.
 
     Attributes:
-        file: its transforms.json.
+        source: its folder, or transforms.json.
+        file: its transforms.json; of a COLMAP folder, the model's cameras.
         pictures: captured files.
         depths: depth files that it names.
         points: the sparse points that it names.
         masks: mask files that it names.
+        model: further files of a COLMAP model.
     """
 
+    source: Path
     file: Path
     pictures: tuple[Path, ...]
     depths: tuple[Path, ...]
     points: Path | None
     masks: tuple[Path, ...] = ()
+    model: tuple[Path, ...] = ()
 
     def not_kept(self) -> list[str]:
         """See `capture_of`."""
-        return not_kept(self.file, self.pictures, read_records(self.file))
+        lines = not_kept(self.folder, self.pictures, read_records(self.source))
+        unposed = set(picture_files(self.folder / "images")) - set(self.pictures) if self.model else set()
+        return [*lines, *([f"{len(unposed)} pictures that the COLMAP model has no pose for"] if unposed else [])]
 
     def capture(self, downscale: int = 1, metadata: bool = True) -> dict[str, bytes]:
         """See `capture_of`."""
-        records = read_records(self.file, downscale=downscale)
-        pictures = [self.file.parent / path for path in records.paths] if records is not None else []
+        records = read_records(self.source, downscale=downscale)
+        pictures = [self.folder / path for path in records.paths] if records is not None else []
         if records is None or not all(path.is_file() for path in pictures):
             return {}  # who reads the pictures will miss them
-        return capture_sections(records, self.file.parent, pictures, metadata=metadata)
+        return capture_sections(records, self.folder, pictures, metadata=metadata)
+
+    @property
+    def folder(self) -> Path:
+        """That pictures are named below."""
+        return transforms_file(self.source).parent
 
     @property
     def others(self) -> tuple[Path, ...]:
         """What is no picture."""
-        return (*self.depths, *self.masks, *((self.points,) if self.points is not None else ()))
+        return (*self.depths, *self.masks, *self.model, *((self.points,) if self.points is not None else ()))
 
     def check_points(self) -> None:
         """Miss a point file that is named and wanted before anything slow.
@@ -128,7 +141,7 @@ class DatasetInputs:
     @property
     def all(self) -> tuple[Path, ...]:
         """The folder and every file, for `lmvic_ns._util.output.check_apart`."""
-        return (self.file.parent, self.file, *self.pictures, *self.others)
+        return (self.folder, self.file, *self.pictures, *self.others)
 
     def fingerprint(self) -> str:
         """Stands for their contents: names and bytes of all files, and all of transforms.json. Copies have the same.
@@ -142,7 +155,7 @@ class DatasetInputs:
                 content = checksum(path) if path.is_file() else ""
             except OSError as error:
                 raise SceneError(f"cannot read {path}: {error.strerror or error}") from error
-            found.update(repr((os.path.relpath(path, self.file.parent), content)).encode())
+            found.update(repr((os.path.relpath(path, self.folder), content)).encode())
         return found.hexdigest()
 
 
@@ -195,14 +208,14 @@ def capture_of(
         paths = [path.absolute() for path in pictures]
         names = [str(path.relative_to(folder) if path.is_relative_to(folder) else path.name) for path in paths]
         records = CaptureRecords(tuple(names), masks=(None,) * len(names), lenses=(None,) * len(names))
-    return capture_sections(records, file.parent, pictures, metadata=metadata), not_kept(file, pictures, records)
+    return capture_sections(records, file.parent, pictures, metadata=metadata), not_kept(file.parent, pictures, records)
 
 
-def not_kept(file: Path, pictures: Sequence[Path], records: CaptureRecords | None) -> list[str]:
+def not_kept(folder: Path, pictures: Sequence[Path], records: CaptureRecords | None) -> list[str]:
     """A line on each thing of a capture that does not go into a file, for people; every picture is decoded once.
 
     Args:
-        file: transforms.json of the dataset.
+        folder: of the dataset.
         pictures: the photographs.
         records: of the dataset, None if it has none.
 
@@ -210,7 +223,7 @@ def not_kept(file: Path, pictures: Sequence[Path], records: CaptureRecords | Non
         SceneError: a picture cannot be read.
     """
     lines = picture_remarks(pictures)
-    return lines if records is None else [*lines, *lens_remarks(records), *foreign_files(file.parent, records)]
+    return lines if records is None else [*lines, *lens_remarks(records), *foreign_files(folder, records)]
 
 
 def say_not_kept(source: str, lines: Sequence[str], strict: bool) -> None:
@@ -258,6 +271,11 @@ def foreign_files(folder: Path, records: CaptureRecords) -> list[str]:
     return [f"{count} files that the key {key} names" for key, count in found.items()]
 
 
+def picture_files(folder: Path) -> list[Path]:
+    """Pictures below a folder, by their suffix."""
+    return [path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+
+
 def _frames(picture: Image.Image) -> int:
     try:
         return int(getattr(picture, "n_frames", 1))
@@ -276,9 +294,15 @@ def dataset_inputs(folder: Path) -> DatasetInputs:
     records = meta.get("frames")
     frames = [frame for frame in records if isinstance(frame, dict)] if isinstance(records, list) else []
 
+    base = file.parent
+
     def named(key: str) -> tuple[Path, ...]:
-        return tuple(file.parent / frame[key] for frame in frames if isinstance(frame.get(key), str))
+        return tuple(base / frame[key] for frame in frames if isinstance(frame.get(key), str))
 
     points = meta.get("ply_file_path")
-    points = file.parent / points if isinstance(points, str) and points else None
-    return DatasetInputs(file, named("file_path"), named("depth_file_path"), points, named("mask_path"))
+    points = base / points if isinstance(points, str) and points else None
+    model: tuple[Path, ...] = ()
+    if (place := model_folder(folder)) is not None:
+        file, *others = model_files(place)
+        model = tuple(others)
+    return DatasetInputs(folder, file, named("file_path"), named("depth_file_path"), points, named("mask_path"), model)
