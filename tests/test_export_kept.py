@@ -138,7 +138,7 @@ def test_an_interrupted_encode_is_lost_to_nobody(room, file, weights, tmp_path, 
     assert lmvic(monkeypatch, *command, "--overwrite") == 0
     assert "beginning anew" in capsys.readouterr().out and not partial.exists()
     with Reader(path) as reader:
-        assert reader.verify() == [] and reader.sections() == ("PNTC",)
+        assert reader.verify() == [] and reader.sections() == ("PNTC", "META")
     # a file of somebody else that has the name
     path.unlink()
     partial.write_text("a short note")
