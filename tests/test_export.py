@@ -375,7 +375,7 @@ def test_interrupted_encode_resumes_to_the_same_file(room, weights, tmp_path, mo
 def test_interrupted_decode_leaves_nothing(file, weights, tmp_path, monkeypatch, capsys):
     add = DatasetWriter.add_view
 
-    def stop_at_the_second(self, view):
+    def stop_at_the_second(self, view, picture=None):
         if self._frames:
             raise KeyboardInterrupt
         add(self, view)

@@ -34,10 +34,11 @@ class Command:
 COMMANDS: Mapping[str, Command] = {
     "demo": Command("lmvic_ns.cli.demo:demo", "Make a small room, train, export, decode, in minutes."),
     "export": Command("lmvic_ns.cli.nerfstudio_export:export", "Code a trained scene's photographs into one file."),
-    "encode": Command("lmvic_ns.cli.files:encode", "Code a dataset that brings its depth into one file."),
-    "decode": Command("lmvic_ns.cli.files:decode", "Decode a file into a dataset to train on."),
-    "info": Command("lmvic_ns.cli.files:info", "Show what is in a file; needs no weights."),
-    "verify": Command("lmvic_ns.cli.files:verify", "Check a file's checksums without decoding."),
+    "encode": Command("lmvic_ns.cli.encode:encode", "Code a dataset into one file."),
+    "estimate": Command("lmvic_ns.cli.encode:estimate", "Say what a dataset would take at the named qualities."),
+    "decode": Command("lmvic_ns.cli.decode:decode", "Decode a file into a dataset to train on."),
+    "info": Command("lmvic_ns.cli.inspect:info", "Show what is in a file; needs no weights."),
+    "verify": Command("lmvic_ns.cli.inspect:verify", "Check a file's checksums without decoding."),
     "view": Command("lmvic_ns.cli.view:view", "Show a file or a scene in a browser: cameras, pictures, depth, bits."),
     "prepare": Command("lmvic_ns.workflows.prepare:prepare", "Give training scenes their depth, in folders of their own."),
     "train photos": Command("lmvic_ns.cli.training:train_photos", "Train the intra path on photographs."),
@@ -72,13 +73,28 @@ def usage(commands: Mapping[str, Command] = COMMANDS, group: str = "") -> str:
     return "\n".join([*lines, "", "`lmvic COMMAND --help` shows a command's options.", ""])
 
 
+def versions() -> str:
+    """What `lmvic --version` says: package, file format, weights that it brings."""
+    import hashlib
+    from importlib import resources
+
+    from lmvic_ns.bitstream.layout import MAJOR, MINOR
+
+    folder = resources.files("lmvic_ns.codec") / "weights"
+    weights = sorted((item for item in folder.iterdir() if item.name.endswith(".safetensors")), key=lambda item: item.name)
+    named = [
+        f"{item.name.removesuffix('.safetensors')} {hashlib.sha256(item.read_bytes()).hexdigest()[:16]}" for item in weights
+    ]
+    return f"lmvic {__version__}, file format {MAJOR}.{MINOR}, weights {', '.join(named) or 'none'}"
+
+
 def run(args: Sequence[str], commands: Mapping[str, Command] = COMMANDS) -> int:
     """Choose a command, import it, let tyro read its options, call it; returns the exit status."""
     if not args or args[0] in ("-h", "--help"):
         print(usage(commands))
         return 0 if args else 2
     if args[0] == "--version":
-        print(f"lmvic {__version__}")
+        print(versions())
         return 0
     matched = match_command(args, commands)
     if matched is None:
@@ -94,9 +110,11 @@ def _call(function: Callable[..., Any], program: str, args: list[str]) -> Any:
 
     parameters = list(inspect.signature(function).parameters)
     kind = get_type_hints(function, include_extras=True).get(parameters[0]) if len(parameters) == 1 else None
+    # what a docstring says to programmers is not for people
+    words = inspect.cleandoc(function.__doc__ or "").split("\n\nRaises:")[0].split("\n\nArgs:")[0]
     if isinstance(kind, type) and is_dataclass(kind):
-        return function(tyro.cli(kind, prog=program, args=args, description=function.__doc__))
-    return tyro.cli(function, prog=program, args=args)
+        return function(tyro.cli(kind, prog=program, args=args, description=words))
+    return tyro.cli(function, prog=program, args=args, description=words)
 
 
 def _complain(args: Sequence[str], commands: Mapping[str, Command]) -> int:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from lmvic_ns.cli.files import ReadingLimits
+from lmvic_ns.cli.common import ReadingLimits
 from lmvic_ns.errors import LmvicError
 
 _TRIES = 100  # ports after the wanted one

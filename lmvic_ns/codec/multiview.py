@@ -19,6 +19,7 @@ from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.bitstream.writer import Writer
 from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.networks.model import ReferenceState
+from lmvic_ns.codec.pictures.stored import exact_picture
 from lmvic_ns.codec.planning import (
     default_tree,
     depth_first,
@@ -30,6 +31,7 @@ from lmvic_ns.codec.planning import (
     scene_camera,
 )
 from lmvic_ns.codec.quality import LEVELS
+from lmvic_ns.codec.view_mode import Mode
 from lmvic_ns.codec.weights import Weights, load_weights
 from lmvic_ns.errors import BitstreamError, SceneError, WeightsError
 from lmvic_ns.geometry.cameras import Cameras
@@ -37,6 +39,7 @@ from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.tree.reference_tree import ReferenceTree
 
 DEFAULT_QUALITY = 32
+_EXACT_PSNR = 99.0
 ROOT_PIXELS = 0.5
 """A step of a root's depth moves its median pixel so far in a child."""
 
@@ -125,6 +128,7 @@ class EncodeOptions:
 
     Attributes:
         quality: level 0..63, of the views' mean.
+        lossless: store every picture bit for bit, as the smallest of a PNG, a lossless WebP and the scene's own file.
         equal_quality: code all views at this level; else what others refer to is coded better (`quality_offsets`).
         depth_quality: level of the depth of all views; None finds each view's, as far as `effort` goes.
         with_depth: code depth even for views that no reference needs (so that a decoder can give it out).
@@ -137,6 +141,7 @@ class EncodeOptions:
     """
 
     quality: int = DEFAULT_QUALITY
+    lossless: bool = False
     equal_quality: bool = False
     depth_quality: int | None = None
     with_depth: bool = True
@@ -206,6 +211,8 @@ class MultiViewCodec:
         tree = default_tree(scene) if tree is None else tree
         if len(tree) != len(scene):
             raise SceneError(f"the reference tree has {len(tree)} views, the scene {len(scene)}")
+        if options.lossless and tree.max_depth:
+            raise SceneError("lossless views have no reference: give the tree of `independent_views`")
         if tree.max_depth and not scene.has_depth:
             raise SceneError(
                 "the scene has no depth, so views cannot refer to each other: give depth files (depth_file_path), "
@@ -249,6 +256,10 @@ class MultiViewCodec:
                     state = None
                     if view in has_children:
                         state = self._decode_unit(header, cameras, view, depth_part, image_part, reference)
+                elif options.lossless:
+                    stored = exact_picture(scene.image(view)[None], scene.original(view))
+                    depth_part, image_part, state, psnr = b"", bytes([Mode.STORED]) + stored, None, _EXACT_PSNR
+                    writer.add_unit(view, depth_part, image_part)
                 else:
                     image = scene.image(view)[None]
                     coded_depth, view_effort = None, effort
@@ -447,4 +458,4 @@ def _digest(options: EncodeOptions) -> bytes:
 def _psnr_8bit(decoded: Tensor, original: Tensor) -> float:
     levels = (decoded.cpu().float() * 255).round(), (original.cpu().float() * 255).round()
     error = (levels[0] - levels[1]).square().mean().item()
-    return 99.0 if error == 0 else float(10 * np.log10(255**2 / error))
+    return _EXACT_PSNR if error == 0 else float(10 * np.log10(255**2 / error))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from lmvic_ns.bitstream.layout import MAJOR, MINOR
 from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
 from lmvic_ns.bitstream.partial import SETTINGS_TAG
 from lmvic_ns.bitstream.reader import Reader
@@ -54,6 +56,46 @@ def damaged_sections(reader: Reader) -> list[str]:
         except BitstreamError as error:
             found.append(str(error))
     return found
+
+
+def info_data(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> dict[str, Any]:
+    """What `lmvic info --json` prints: the file, its bytes, its views.
+
+    Raises:
+        BitstreamError: not even its header can be read.
+    """
+    with Reader(path, max_pixels=max_pixels) as reader:
+        header, sizes, damaged = reader.header, reader.sizes(), reader.damaged_views()
+        views = []
+        for number, view in enumerate(header.views):
+            size = sizes[number]
+            views.append(
+                {
+                    "name": view.name,
+                    "width": view.width,
+                    "height": view.height,
+                    "reference": header.views[view.parent].name if view.parent >= 0 else None,
+                    "quality": view.quality,
+                    "depth_bytes": size.depth if size else None,
+                    "image_bytes": size.image if size else None,
+                    "damage": damaged.get(number),
+                }
+            )
+        return {
+            "file": str(path),
+            "format": f"{MAJOR}.{MINOR}",
+            "quality": header.quality,
+            "preset": header.preset,
+            "weights": header.weights_name,
+            "weights_hash": header.weights_hash.hex(),
+            "bytes": asdict(byte_split(reader)),
+            "sections": {tag: reader.section_bytes(tag) for tag in reader.sections()},
+            "pixels": header.pixels(),
+            "coding_order": [header.views[number].name for number in header.order],
+            "unfinished": reader.unfinished,
+            "problems": [*reader.problems, *damaged_sections(reader)],
+            "views": views,
+        }
 
 
 def print_info(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> int:

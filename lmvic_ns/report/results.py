@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lmvic_ns.codec.multiview import EncodedView
 from lmvic_ns.errors import LmvicError
-from lmvic_ns.report.terminal import size_text
+from lmvic_ns.report.terminal import duration_text, size_text
 from lmvic_ns.tree.reference_tree import ReferenceTree
 
 _FAR_WORSE, _NAMED, _EXACT = 6.0, 5, 99.0
@@ -43,6 +44,11 @@ class EncodedFile:
     tries: list[str] = field(default_factory=list)
     taken_over: frozenset[int] = frozenset()
     missed: str = ""
+
+    @property
+    def views_by_index(self) -> dict[int, EncodedView]:
+        """The records by the views' numbers."""
+        return {view.index: view for view in self.views}
 
     @property
     def size(self) -> int:
@@ -89,13 +95,60 @@ def summary(encoded: EncodedFile) -> str:
     )
 
 
+def closing_line(encoded: EncodedFile, files: Sequence[Path], seconds: float) -> str:
+    """What a person wants to know in the end: before, after, ratio, the worst view, time.
+
+    Args:
+        encoded: the finished file.
+        files: the captured files.
+        seconds: what all of it took.
+    """
+    before, after = sum(path.stat().st_size for path in files if path.is_file()), encoded.size
+    worst = min(encoded.views, key=known_psnr)
+    quality = (
+        "every picture bit for bit" if known_psnr(worst) >= _EXACT else f"worst view {worst.name}, {known_psnr(worst):.1f} dB"
+    )
+    ratio = f"{before / after:.1f} times smaller" if before >= after else f"{after / before:.2f} times larger" if before else ""
+    return f"{size_text(before)} to {size_text(after)}, {ratio}; {quality}; {duration_text(seconds)}"
+
+
+def result_data(encoded: EncodedFile, files: Sequence[Path], seconds: float) -> dict[str, Any]:
+    """What `lmvic encode --json` prints of one file."""
+    return {
+        "file": str(encoded.path),
+        "bytes": encoded.size,
+        "points_bytes": encoded.points_bytes,
+        "captured_bytes": sum(path.stat().st_size for path in files if path.is_file()),
+        "quality": encoded.quality,
+        "pixels": encoded.pixels,
+        "bits_per_pixel": encoded.size * 8 / encoded.pixels,
+        "psnr": encoded.psnr,
+        "missed_target": encoded.missed or None,
+        "seconds": seconds,
+        "views": [
+            {
+                "name": view.name,
+                "reference": encoded.views_by_index[view.parent].name if view.parent >= 0 else None,
+                "depth_bytes": view.depth_bytes,
+                "image_bytes": view.image_bytes,
+                "psnr": known_psnr(view),
+                "stored": view.stored,
+            }
+            for view in sorted(encoded.views, key=lambda view: view.index)
+        ],
+    }
+
+
 def remarkable_views(views: Sequence[EncodedView]) -> list[str]:
     """A line on views that are stored as ordinary pictures, and one on those that came out far worse than the mean."""
     inexact = [known_psnr(view) for view in views if known_psnr(view) < _EXACT] or [_EXACT]
     mean = sum(inexact) / len(inexact)  # exact views would make all others look bad
     lines = []
+    stored = [view for view in views if view.stored]
+    if all(view.stored and known_psnr(view) >= _EXACT for view in views):
+        stored = []  # as was asked for
     for what, found in (
-        ("stored as ordinary pictures, which cost less than the networks", [view for view in views if view.stored]),
+        ("stored as ordinary pictures, which cost less than the networks", stored),
         (f"{_FAR_WORSE:g} dB or more below the mean", [view for view in views if known_psnr(view) <= mean - _FAR_WORSE]),
     ):
         if found:

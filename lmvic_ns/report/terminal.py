@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmvic_ns.bitstream.partial import partial_path
 
@@ -16,9 +19,45 @@ if TYPE_CHECKING:
     from rich.progress import TextColumn
 
 
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+@contextmanager
+def quiet(silent: bool = True) -> Iterator[None]:
+    """Within, `say` and `progress` show nothing (if `silent`); errors still go to stderr."""
+    token = _quiet.set(silent or _quiet.get())
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
+
+
 def say(text: str) -> None:
     """One line, at once (a person may be waiting)."""
-    print(text, flush=True)
+    if not _quiet.get():
+        print(text, flush=True)
+
+
+def print_json(data: Any) -> None:
+    """One JSON object on stdout, for scripts; what is no finite number becomes null."""
+    print(json.dumps(finite(data), indent=1, ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def finite(data: Any) -> Any:
+    """The same with None in place of infinities and what is no number."""
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {key: finite(value) for key, value in data.items()}
+    return [finite(value) for value in data] if isinstance(data, list | tuple) else data
+
+
+def duration_text(seconds: float) -> str:
+    """Time for people: 8.4 s, 3 min 20 s, 2 h 5 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def size_text(count: float) -> str:
@@ -55,7 +94,7 @@ def progress(task: str, total: int) -> Iterator[Callable[[str], None]]:
     words, remarks = plain_column("{task.description}"), plain_column("{task.fields[remark]}")
     columns = (words, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), remarks)
     console = plain_console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True, disable=_quiet.get() or not console.is_terminal) as bar:
         number = bar.add_task(task, total=total, remark="")
         yield lambda remark: bar.update(number, advance=1, remark=remark)
 

@@ -73,6 +73,7 @@ class Dataset:
     inverse_depth: Callable[[int], Tensor] | None
     sparse_points: Path | None
     cloud: SparsePoints | None = None
+    original: Callable[[int], bytes | None] | None = None
 
 
 def read_dataset(path: Path, depth_unit_scale_factor: float | None, depth: bool = True) -> Dataset:
@@ -105,6 +106,7 @@ def read_dataset(path: Path, depth_unit_scale_factor: float | None, depth: bool 
         (lambda i: load_inverse_depth(frames[i], scale)) if with_depth else None,
         points,
         colmap.read_points(model) if model is not None else None,
+        lambda i: None if frames[i].lens else frames[i].image_path.read_bytes(),
     )
 
 

@@ -32,6 +32,7 @@ class MultiViewScene:
         sparse_points: A .ply file of SfM points in the scene's world, copied along by `write_dataset`. It is read, and
             missed, only when it is used.
         cloud: Such points in memory, where they come from no .ply file.
+        original: The captured file of a view, for those who can keep it as it is; None where there is none.
 
     Raises:
         SceneError: No views; names missing, duplicated or unfit for files; poses or intrinsics not finite or
@@ -48,11 +49,12 @@ class MultiViewScene:
         *,
         sparse_points: Path | None = None,
         cloud: SparsePoints | None = None,
+        original: Callable[[int], bytes | None] | None = None,
     ) -> None:
         self.names = list(names)
         self.cameras = cameras.to("cpu")
         self.sparse_points, self.cloud = sparse_points, cloud
-        self._image, self._inverse_depth = image, inverse_depth
+        self._image, self._inverse_depth, self._original = image, inverse_depth, original
         _check_names(self.names, len(cameras))
         _check_cameras(self.cameras, self.names)
         for what, source in (("images", image), ("inverse depth maps", inverse_depth)):
@@ -79,6 +81,10 @@ class MultiViewScene:
         if not bool(torch.isfinite(value).all()):
             raise SceneError(f"image of view {self.names[index]!r} holds values that are not finite")
         return value.clamp(0.0, 1.0)
+
+    def original(self, index: int) -> bytes | None:
+        """The captured file of a view; None if there is none, or if the view is not what it shows (lens distortion)."""
+        return None if self._original is None else self._original(self._index(index))
 
     def inverse_depth(self, index: int) -> Float[Tensor, "h w"]:
         """1 / z of a view, float32 in the scene's units, at its camera's size; 0 = infinitely far or unknown.
@@ -115,12 +121,19 @@ class MultiViewScene:
             (lambda i: self.inverse_depth(chosen[i])) if self.has_depth else None,
             sparse_points=self.sparse_points,
             cloud=self.cloud,
+            original=lambda i: self.original(chosen[i]),
         )
 
     def with_inverse_depth(self, inverse_depth: ViewSource | None) -> MultiViewScene:
         """The same photographs and cameras with other depth."""
         return MultiViewScene(
-            self.names, self.cameras, self._image, inverse_depth, sparse_points=self.sparse_points, cloud=self.cloud
+            self.names,
+            self.cameras,
+            self._image,
+            inverse_depth,
+            sparse_points=self.sparse_points,
+            cloud=self.cloud,
+            original=self._original,
         )
 
     def points(self) -> SparsePoints | None:

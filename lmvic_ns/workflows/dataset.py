@@ -115,8 +115,13 @@ class DatasetWriter:
         self._unit = NERFSTUDIO_DEPTH_UNIT if records is None or records.depth_unit is None else records.depth_unit
         self._output = FolderOutput(folder, inputs=inputs, overwrite=overwrite, last=self.layout.last)
 
-    def add_view(self, view: DecodedView) -> None:
-        """Write one view's files."""
+    def add_view(self, view: DecodedView, picture: bytes | None = None) -> None:
+        """Write one view's files.
+
+        Args:
+            view: decoded.
+            picture: a picture file that shows it; written as it is where its format is the one wanted.
+        """
         paths = self.layout.views[view.index]
         shown = self._shown(view)
         frame: dict[str, Any] = {
@@ -125,7 +130,11 @@ class DatasetWriter:
             "transform_matrix": view.camera.to_opengl_camera_to_world()[0].tolist(),
         }
         with writing(self.folder):
-            self._save(self._place(paths.image), shown.pixels, view)
+            place = self._place(paths.image)
+            if picture is not None and self._lens(view.index) is None and _suffix_fits(picture, place.suffix):
+                place.write_bytes(picture)
+            else:
+                self._save(place, shown.pixels, view)
             if self.form.depth and self.form.layout == "nerfstudio" and shown.inverse_depth is not None:
                 frame["depth_file_path"] = paths.depth
                 inverse = shown.inverse_depth
@@ -283,3 +292,9 @@ class DatasetWriter:
                 lost = {view.image for view in self.layout.views} - written
                 keys[key] = [name for name in names if not (isinstance(name, str) and name in lost)]
         return keys
+
+
+def _suffix_fits(picture: bytes, suffix: str) -> bool:
+    """Whether a picture file's first bytes are those of a suffix."""
+    marks = {".png": b"\x89PNG", ".jpg": b"\xff\xd8", ".jpeg": b"\xff\xd8", ".webp": b"RIFF"}
+    return picture.startswith(marks.get(suffix.lower(), b"\0none"))

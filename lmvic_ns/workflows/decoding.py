@@ -11,6 +11,7 @@ from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.capture.sections import FileCapture
 from lmvic_ns.codec.multiview import MultiViewCodec, find_views, load_codec
+from lmvic_ns.codec.view_mode import Mode
 from lmvic_ns.codec.weights import weights_names
 from lmvic_ns.errors import BitstreamError, WeightsError
 from lmvic_ns.report.inspection import unfinished_line
@@ -107,7 +108,7 @@ def decode_file(
                 check_format_holds(Path(writer.layout.views[number].image).suffix, view.width, view.height, view.name)
             with progress("decoding", len(set(wanted))) as step:
                 for view in codec.decode(reader, wanted, workers=workers, problems=problems):
-                    writer.add_view(view)
+                    writer.add_view(view, _stored_file(reader, view.index) if form.image == "original" else None)
                     if found is not None:
                         found.add_view(view)
                     count += 1
@@ -126,3 +127,9 @@ def decode_file(
                 writer.add_points(cloud)
                 points = len(cloud.positions)
     return DecodedDataset(folder, count, points, lost, notes)
+
+
+def _stored_file(reader: Reader, view: int) -> bytes | None:
+    """The picture file that a view is stored as; None if it is coded otherwise."""
+    part = reader.unit(view).image
+    return part[1:] if part[:1] == bytes([Mode.STORED]) else None

@@ -27,7 +27,7 @@ from lmvic_ns.codec.multiview import (
 )
 from lmvic_ns.codec.planning import translation_scale
 from lmvic_ns.errors import LmvicError
-from lmvic_ns.report.results import DO_NOT_RELY, EncodedFile, known_psnr, psnr_8bit, remarkable_views, summary
+from lmvic_ns.report.results import DO_NOT_RELY, EncodedFile, closing_line, known_psnr, psnr_8bit, remarkable_views, summary
 from lmvic_ns.report.terminal import progress, say, size_text
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.sparse_points.sections import left_out, point_sections
@@ -200,8 +200,10 @@ def encode_scene(
     from lmvic_ns.workflows.search import begun_level, hold_target, search_quality
 
     codec = codec or load_codec(options.weights, pick_device(options.device))
+    if options.lossless:
+        scene = scene.with_inverse_depth(None)  # views stand alone
     tree = build_tree(scene, options)
-    quality, tries = options.quality, []
+    quality, tries = options.level, []
     if options.target_bpp is not None or options.target_psnr is not None:
         quality, tries = search_quality(codec, scene, tree, options, path.parent)
         quality = begun_level(path, quality, options)
@@ -364,6 +366,8 @@ def finish(
         times = {"encode": seconds, "decode and measure": time.perf_counter() - started}
         page = write_report(report, encoded, collected, report_data(encoded, collected, files, times))
         say(f"report: {page}")
+    if files:
+        say(closing_line(encoded, files, seconds + time.perf_counter() - started))
     if encoded.missed:
         print(f"lmvic: the target is missed: {encoded.missed}; the file is whole", file=sys.stderr, flush=True)
     return int(bool(encoded.missed))

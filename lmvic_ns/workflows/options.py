@@ -15,6 +15,9 @@ from lmvic_ns.sparse_points import PointStorage
 ReferenceStructure = Literal["tree", "chain", "none"]
 EffortName = Literal["fast", "medium", "slow", "slowest"]  # repeated from lmvic_ns.codec.effort, which imports torch
 DepthCoding = Literal["quadtree", "learned"]
+NamedQuality = Literal["small", "balanced", "high", "archive", "lossless"]
+NAMED_LEVELS: dict[str, int] = {"small": 20, "balanced": 32, "high": 44, "archive": 63, "lossless": 63}
+"""Quality level of each name: about 29, 33, 37 and 43 dB on photographs; archive codes all views alike at the best level."""
 LEVELS = 64  # repeated from lmvic_ns.codec.quality, which imports torch: `--help` must not
 
 if TYPE_CHECKING:
@@ -30,8 +33,9 @@ def weights_inputs(weights: str | None) -> tuple[Path, ...]:
 class CodingOptions:
     """How a scene is coded."""
 
-    quality: int = 32
-    """Quality level, 0 (smallest file) to 63 (best pictures); the views' mean."""
+    quality: int | NamedQuality = 32
+    """Quality level, 0 (smallest file) to 63 (best pictures), the views' mean; or small (20), balanced (32), high (44), archive
+    (63 for every view, 42 dB and more on photographs), or lossless: every picture bit for bit, by itself."""
     equal_quality: bool = False
     """Code all views alike; else views that others refer to are coded better, which makes the file smaller."""
     target_bpp: float | None = None
@@ -83,8 +87,25 @@ class CodingOptions:
             "quality", "equal_quality", "target_bpp", "target_psnr", "search_views", "reference_structure", "max_depth",
             "effort", "depth_coding", "depth_quality", "downscale", "weights", "points", "metadata",
         )  # fmt: skip
-        text = json.dumps([__version__, source, {name: getattr(self, name) for name in names}], sort_keys=True)
+        chosen = {name: getattr(self, name) for name in names}
+        chosen |= {"quality": self.level, "equal_quality": self.all_alike, "lossless": self.lossless}
+        text = json.dumps([__version__, source, chosen], sort_keys=True)
         return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+
+    @property
+    def level(self) -> int:
+        """Quality level of the scene."""
+        return self.quality if isinstance(self.quality, int) else NAMED_LEVELS[self.quality]
+
+    @property
+    def lossless(self) -> bool:
+        """Whether every picture is to come back bit for bit."""
+        return self.quality == "lossless"
+
+    @property
+    def all_alike(self) -> bool:
+        """Whether all views are coded at one level."""
+        return self.equal_quality or self.quality in ("archive", "lossless")
 
     def encode_options(self, quality: int) -> EncodeOptions:
         """What the codec is told.
@@ -98,7 +119,8 @@ class CodingOptions:
         effort = Effort.named(self.effort)
         return EncodeOptions(
             quality=quality,
-            equal_quality=self.equal_quality,
+            equal_quality=self.all_alike,
+            lossless=self.lossless,
             depth_quality=self.depth_quality,
             effort=effort if self.depth_coding == "quadtree" else effort.with_learned_depth(),
         )
@@ -111,8 +133,10 @@ class CodingOptions:
         """
         if self.depth_quality is not None and not 0 <= self.depth_quality < LEVELS:
             raise LmvicError(f"--depth-quality must lie in 0..{LEVELS - 1}, not {self.depth_quality}")
-        if not 0 <= self.quality < LEVELS:
+        if not 0 <= self.level < LEVELS:
             raise LmvicError(f"--quality must lie in 0..{LEVELS - 1}, not {self.quality}")
+        if self.lossless and (self.target_bpp is not None or self.target_psnr is not None):
+            raise LmvicError("--quality lossless has no target: leave out --target-bpp and --target-psnr")
         if self.target_bpp is not None and self.target_psnr is not None:
             raise LmvicError("--target-bpp and --target-psnr exclude each other; give one of them")
         for name, least in (("max_depth", 1), ("downscale", 1), ("workers", 1), ("search_views", 0)):

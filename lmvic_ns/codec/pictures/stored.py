@@ -63,6 +63,26 @@ def read_stored_picture(data: bytes, size: tuple[int, int], name: str) -> Float[
     return torch.from_numpy(values.copy()).permute(2, 0, 1)[None].float() / 255
 
 
+def exact_picture(image: Float[Tensor, "1 3 h w"], original: bytes | None = None) -> bytes:
+    """The smallest picture file at hand that decodes to exactly this view; a JPEG original is kept as it is.
+
+    Args:
+        image: the view, 0..1 in steps of 1/255.
+        original: the captured file; taken where its pixels are the view's and it is a JPEG, or the smallest.
+    """
+    values = (image[0].float().cpu() * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    picture = Image.fromarray(values)
+    exact = torch.from_numpy(values.copy()).permute(2, 0, 1)[None].float() / 255
+    candidates = [stored.data for stored in _lossless(picture, exact)]
+    if original is not None and (original.startswith(b"\xff\xd8") or len(original) < min(map(len, candidates))):
+        try:
+            if torch.equal(read_stored_picture(original, (picture.height, picture.width), "original"), exact):
+                return original
+        except BitstreamError:  # of another format or size
+            pass
+    return min(candidates, key=len)
+
+
 def cheaper_picture(
     image: Float[Tensor, "1 3 h w"], weight: float, cost: float, error: float, size: int
 ) -> StoredPicture | None:

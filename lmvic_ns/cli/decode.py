@@ -1,0 +1,83 @@
+"""`lmvic decode`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from lmvic_ns.cli.common import ReadingLimits, Talking
+from lmvic_ns.errors import LmvicError
+
+
+@dataclass
+class DecodeConfig(ReadingLimits, Talking):
+    """Decode a file into a dataset that any nerfstudio method trains on."""
+
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """The .lmvic file."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    """Folder for the dataset; new or empty (`.` will do)."""
+    views: tuple[str, ...] = ()
+    """Names or numbers of views; all without. Only they and the views that they refer to are decoded."""
+    format: Literal["png", "jpg", "webp", "original"] = "png"
+    """Of the pictures; jpg and webp lose a little. original takes that of each photograph (png where it cannot be written)."""
+    lens: Literal["pinhole", "original"] = "pinhole"
+    """Photographs with lens distortion come back as the pinhole views that are coded, or with their distortion and frame
+    (resampled, and black with a mask where the pinhole view shows nothing)."""
+    layout: Literal["nerfstudio", "colmap"] = "nerfstudio"
+    """A nerfstudio dataset, or COLMAP's folders: images/, masks/, sparse/0/ (they have no place for depth and other keys)."""
+    depth: bool = True
+    """Write depth files."""
+    weights: str | None = None
+    """Weights of the codec, a name or a .safetensors file; by default those that the file names."""
+    device: str = "auto"
+    """Where the networks run: cpu, cuda, or auto."""
+    workers: int = 1
+    """Branches of the tree that are decoded at the same time."""
+    overwrite: bool = False
+    """Replace the files that lmvic wrote into the folder before (its .lmvic-files.json names them), and no others."""
+
+
+def decode(config: DecodeConfig) -> int:
+    """Decode an .lmvic file into a nerfstudio dataset; damaged views are named and left out (exit status 1).
+
+    Raises:
+        LmvicError: the file, its weights or the folder is not fit.
+    """
+    from lmvic_ns.report.terminal import quiet, say
+    from lmvic_ns.workflows.dataset import DatasetFormat
+    from lmvic_ns.workflows.decoding import decode_file
+
+    if config.workers < 1:
+        raise LmvicError(f"--workers must be at least 1, not {config.workers}")
+    try:
+        with quiet(config.quiet):
+            written = decode_file(
+                config.file,
+                config.out,
+                views=config.views,
+                form=DatasetFormat(config.format, config.depth, config.lens, config.layout),
+                weights=config.weights,
+                device=config.device,
+                workers=config.workers,
+                overwrite=config.overwrite,
+                max_pixels=config.max_pixels,
+            )
+    except KeyboardInterrupt:
+        print(f"lmvic: interrupted; what was decoded so far is removed, {config.out} is as it was", file=sys.stderr)
+        return 130
+    points = f" and {written.points} sparse points" if written.points else ""
+    train = f"`ns-train splatfacto --data {written.folder}`"
+    if config.layout == "colmap":
+        train = f"`ns-train splatfacto --data {written.folder} colmap --colmap-path sparse/0`"
+    with quiet(config.quiet):
+        say(f"{written.folder}: {written.views} views{points}; train on it with {train}")
+    for name, reason in written.lost.items():
+        print(f"lmvic: lost: {name}: {reason}", file=sys.stderr)
+    for problem in written.problems:
+        print(f"lmvic: {config.file}: {problem}", file=sys.stderr)
+    return 1 if written.lost or written.problems else 0
