@@ -172,7 +172,13 @@ class MultiViewScene:
 
         found = read_dataset(Path(folder), depth_unit_scale_factor, depth)
         return cls(
-            found.names, found.cameras, found.image, found.inverse_depth, sparse_points=found.sparse_points, cloud=found.cloud
+            found.names,
+            found.cameras,
+            found.image,
+            found.inverse_depth,
+            sparse_points=found.sparse_points,
+            cloud=found.cloud,
+            original=found.original,
         )
 
     def write_dataset(
