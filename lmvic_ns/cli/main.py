@@ -16,6 +16,7 @@ from typing import Any, get_type_hints
 
 from lmvic_ns import __version__
 from lmvic_ns._util.endings import run_cleanly
+from lmvic_ns.errors import LmvicError
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,16 @@ COMMANDS: Mapping[str, Command] = {
 }
 
 
+EXTRAS: Mapping[str, frozenset[str]] = {
+    "nerfstudio": frozenset({"nerfstudio", "gsplat", "torchvision", "torchmetrics", "yaml", "skimage"}),
+    "viewer": frozenset({"viser", "plotly"}),
+    "train": frozenset({"lightning", "tensorboard", "pytorch_msssim"}),
+    "eval": frozenset({"av", "bjontegaard", "pillow_heif", "imagecodecs", "matplotlib", "cv2"}),
+    "paper": frozenset({"compressai"}),
+}
+"""Packages that each extra of this package brings (pyproject.toml)."""
+
+
 def match_command(args: Sequence[str], commands: Mapping[str, Command] = COMMANDS) -> tuple[str, list[str]] | None:
     """The command that `args` begins with, and the arguments left for it; None if there is no such command."""
     for words in (2, 1):
@@ -71,6 +82,15 @@ def usage(commands: Mapping[str, Command] = COMMANDS, group: str = "") -> str:
     lines = [f"usage: lmvic {group + ' ' if group else ''}COMMAND [options]", "", "commands:"]
     lines += [f"  {name:<{width}}  {command.summary}" for name, command in listed.items()]
     return "\n".join([*lines, "", "`lmvic COMMAND --help` shows a command's options.", ""])
+
+
+def missing_extra(error: ModuleNotFoundError, program: str) -> Exception:
+    """One line on what to install; the error itself where the package is no extra of ours."""
+    package = (error.name or "").partition(".")[0]
+    extra = next((extra for extra, packages in EXTRAS.items() if package in packages), None)
+    if extra is None:
+        return error
+    return LmvicError(f"{program} needs {package}, which is not installed: pip install 'lmvic-ns[{extra}]'")
 
 
 def versions() -> str:
@@ -100,7 +120,10 @@ def run(args: Sequence[str], commands: Mapping[str, Command] = COMMANDS) -> int:
     if matched is None:
         return _complain(args, commands)
     name, rest = matched
-    status = _call(commands[name].load(), f"lmvic {name}", rest)
+    try:
+        status = _call(commands[name].load(), f"lmvic {name}", rest)
+    except ModuleNotFoundError as error:
+        raise missing_extra(error, f"lmvic {name}") from error
     return status if isinstance(status, int) else 0
 
 

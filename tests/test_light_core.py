@@ -1,0 +1,66 @@
+"""The core alone: everything of a file works where no extra is installed, and other commands say what to install."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lmvic_ns.cli.main import EXTRAS
+
+PACKAGE = Path(__file__).resolve().parent.parent
+PROGRAM = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Absent(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in BLOCKED:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+from lmvic_ns.cli.main import entrypoint
+entrypoint()
+"""
+
+
+def bare(*args: object) -> subprocess.CompletedProcess[str]:
+    """`lmvic ARGS` in a process in which no extra can be imported."""
+    blocked = {name for names in EXTRAS.values() for name in names}
+    program = PROGRAM.replace("BLOCKED", repr(blocked))
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", program, *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_files_need_no_extra(room: Path, weights: Path, tmp_path: Path) -> None:
+    path, options = tmp_path / "a.lmvic", ("--weights", weights, "--device", "cpu")
+    for command in (
+        ("encode", room, path, *options, "--depth", "files", "--report", tmp_path / "report"),
+        ("info", path),
+        ("verify", path),
+        ("decode", path, tmp_path / "out", *options),
+        ("estimate", tmp_path / "out", *options, "--effort", "fast", "--search-views", 1),
+        ("--version",),
+    ):
+        done = bare(*command)
+        assert done.returncode == 0, (command, done.stderr)
+    assert (tmp_path / "out" / "transforms.json").is_file() and (tmp_path / "report" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [
+        (("export", "--load-config", "config.yml", "--output-dir", "x"), "nerfstudio"),
+        (("view", "FILE"), "viewer"),
+        (("train", "photos", "--data", "x", "--output", "y"), "train"),
+    ],
+)
+def test_other_commands_say_what_to_install(command: tuple[str, ...], extra: str, file: Path, tmp_path: Path) -> None:
+    places = {"FILE": file, **{word: tmp_path / word for word in ("x", "y", "config.yml")}}
+    done = bare(*(places.get(word, word) for word in command))
+    assert done.returncode == 2 and f"lmvic-ns[{extra}]" in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
