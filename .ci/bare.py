@@ -1,4 +1,4 @@
-"""Makes a small dataset, codes and decodes it with the `lmvic` beside this Python: run by a bare environment that has the wheel."""
+"""Makes a small dataset, codes and decodes it with the `lmvic` beside this Python: for an environment with the wheel alone."""
 
 import json
 import subprocess

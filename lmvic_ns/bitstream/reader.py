@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
 
 from lmvic_ns.bitstream.crc32c import crc32c
 from lmvic_ns.bitstream.header import FileHeader
@@ -31,6 +28,7 @@ from lmvic_ns.bitstream.layout import (
 from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
 from lmvic_ns.bitstream.partial import SETTINGS_TAG, SUFFIX
 from lmvic_ns.bitstream.scan import scan_blocks
+from lmvic_ns.bitstream.sources import Source, open_source, size_of
 from lmvic_ns.errors import BitstreamError
 
 
@@ -53,7 +51,7 @@ class Reader:
     A damaged index or trailer is made up for by searching the file for intact units; `problems` then says so.
 
     Args:
-        path: the file.
+        path: the file: a path, a binary file that can be sought in, or an address that fsspec can open.
         max_pixels: refuse files with larger views than this (what a program can afford to decode).
 
     Attributes:
@@ -65,30 +63,24 @@ class Reader:
         BitstreamError: the file cannot be read, or its header is damaged or against the format's rules.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Source, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
         self.problems: list[str] = []
         self._lock = threading.Lock()
-        try:
-            if self.path.exists() and not self.path.is_file() and not self.path.is_dir():
-                raise BitstreamError(f"cannot read {self.path}: is a device or a pipe; save it to a file first")
-            self._file: BinaryIO = open(self.path, "rb")  # noqa: SIM115
-        except OSError as error:
-            raise BitstreamError(f"cannot read {self.path}: {error.strerror or error}") from error
+        self._file, self.path, self._ours = open_source(path)
         try:
             self._open(max_pixels)
         except OSError as error:
-            self._file.close()
+            self.close()
             raise BitstreamError(f"cannot read {self.path}: {error.strerror or error}") from error
         except BitstreamError as error:
-            self._file.close()
+            self.close()
             raise BitstreamError(f"{self.path.name}: {error}") from None
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
     def _open(self, max_pixels: int) -> None:
-        self.file_size = os.fstat(self._file.fileno()).st_size
+        self.file_size = size_of(self._file)
         preamble = self._read(0, PREAMBLE_BYTES)
         size = stored_header_bytes(preamble)
         self._binding = binding_of(preamble)
@@ -264,8 +256,9 @@ class Reader:
         return reasons
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file, unless it was given open."""
+        if self._ours:
+            self._file.close()
 
     def __enter__(self) -> Reader:
         return self
@@ -278,5 +271,7 @@ class Reader:
             with self._lock:
                 self._file.seek(offset)
                 return self._file.read(size)
+        except ValueError as error:  # of a file that was closed
+            raise BitstreamError(f"cannot read {self.path}: {error}") from error
         except OSError as error:
             raise BitstreamError(f"cannot read {self.path}: {error.strerror or error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import BinaryIO
+from typing import IO
 
 from lmvic_ns.bitstream import limits
 from lmvic_ns.bitstream.crc32c import PIECE, crc32c
@@ -26,7 +26,7 @@ _MARK = re.compile(re.escape(UNIT_SYNC) + b"|" + re.escape(SECTION_SYNC))
 _COST_OF_A_MARK = 1024  # bytes of checksum that looking at a false mark is counted as
 
 
-def scan_blocks(file: BinaryIO, header: FileHeader, binding: int, begin: int, end: int) -> list[Block]:
+def scan_blocks(file: IO[bytes], header: FileHeader, binding: int, begin: int, end: int) -> list[Block]:
     """Every block between two offsets whose checksums hold, in file order; the first one of each view.
 
     Checksums of about twice the file's size are computed at most, so that forged marks cannot make this slow.
@@ -54,7 +54,7 @@ def scan_blocks(file: BinaryIO, header: FileHeader, binding: int, begin: int, en
     return blocks
 
 
-def leading_blocks(file: BinaryIO, header: FileHeader, binding: int, begin: int, end: int) -> list[Block]:
+def leading_blocks(file: IO[bytes], header: FileHeader, binding: int, begin: int, end: int) -> list[Block]:
     """The unbroken run of intact blocks from `begin` on: what an interrupted encode has finished."""
     blocks: list[Block] = []
     seen: set[int] = set()
@@ -72,7 +72,7 @@ def leading_blocks(file: BinaryIO, header: FileHeader, binding: int, begin: int,
     return blocks
 
 
-def crc_of_range(file: BinaryIO, offset: int, size: int, crc: int) -> int:
+def crc_of_range(file: IO[bytes], offset: int, size: int, crc: int) -> int:
     """CRC-32C of a range of the file, continuing from `crc`, in bounded memory; 0 bytes are missing silently."""
     file.seek(offset)
     while size > 0:
@@ -84,7 +84,9 @@ def crc_of_range(file: BinaryIO, offset: int, size: int, crc: int) -> int:
     return crc
 
 
-def _intact_block(file: BinaryIO, header: FileHeader, binding: int, at: int, end: int, budget: int) -> tuple[Block | None, int]:
+def _intact_block(
+    file: IO[bytes], header: FileHeader, binding: int, at: int, end: int, budget: int
+) -> tuple[Block | None, int]:
     """The block at `at`, or None if a checksum fails; and how many bytes were checked.
 
     Raises:
@@ -112,7 +114,7 @@ def _intact_block(file: BinaryIO, header: FileHeader, binding: int, at: int, end
 class _Marks:
     """Looks for the marks of units and sections, reading every part of the file about once."""
 
-    def __init__(self, file: BinaryIO, end: int) -> None:
+    def __init__(self, file: IO[bytes], end: int) -> None:
         self._file, self._end = file, end
         self._chunk, self._begin = b"", 0
 

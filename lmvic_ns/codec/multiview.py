@@ -255,7 +255,7 @@ class MultiViewCodec:
                     depth_part, image_part, psnr = unit.depth, unit.image, None
                     state = None
                     if view in has_children:
-                        state = self._decode_unit(header, cameras, view, depth_part, image_part, reference)
+                        state = self.decode_unit(header, cameras, view, depth_part, image_part, reference)
                 elif options.lossless:
                     stored = exact_picture(scene.image(view)[None], scene.original(view))
                     depth_part, image_part, state, psnr = b"", bytes([Mode.STORED]) + stored, None, _EXACT_PSNR
@@ -341,7 +341,7 @@ class MultiViewCodec:
 
         def run(view: int, reference: ReferenceState | None) -> ReferenceState:
             unit = reader.unit(view)
-            return self._decode_unit(header, cameras, view, unit.depth, unit.image, reference)
+            return self.decode_unit(header, cameras, view, unit.depth, unit.image, reference)
 
         def result(view: int, state: ReferenceState) -> DecodedView:
             record = header.views[view]
@@ -400,7 +400,7 @@ class MultiViewCodec:
                 f"these are {self.weights.name!r} ({self.weights.hash.hex()}): give the right ones with --weights"
             )
 
-    def _decode_unit(
+    def decode_unit(
         self,
         header: FileHeader,
         cameras: Cameras,
@@ -409,6 +409,19 @@ class MultiViewCodec:
         image: bytes,
         reference: ReferenceState | None,
     ) -> ReferenceState:
+        """One view out of the two parts of its unit.
+
+        Args:
+            header: of the file.
+            cameras: of all its views, see `file_cameras`.
+            view: number.
+            depth: depth part.
+            image: image part.
+            reference: state of its decoded reference, None without.
+
+        Raises:
+            BitstreamError: a part is damaged, or what it needs is missing.
+        """
         record = header.views[view]
         level = int(record.quality)
         if record.quality != level or not 0 <= level < LEVELS:

@@ -10,10 +10,10 @@ from lmvic_ns._util.picture_files import check_format_holds
 from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.capture.sections import FileCapture
-from lmvic_ns.codec.multiview import MultiViewCodec, find_views, load_codec
+from lmvic_ns.codec.file import codec_of_file
+from lmvic_ns.codec.multiview import MultiViewCodec, find_views
 from lmvic_ns.codec.view_mode import Mode
-from lmvic_ns.codec.weights import weights_names
-from lmvic_ns.errors import BitstreamError, WeightsError
+from lmvic_ns.errors import BitstreamError
 from lmvic_ns.report.inspection import unfinished_line
 from lmvic_ns.report.terminal import progress
 from lmvic_ns.sparse_points.sections import FilePoints
@@ -52,15 +52,7 @@ def codec_for_file(reader: Reader, weights: str | None, device: str) -> MultiVie
     Raises:
         WeightsError: they are not installed, or are others than the file's.
     """
-    header = reader.header
-    if weights is None and header.weights_name not in weights_names():
-        raise WeightsError(
-            f"{reader.path}: needs the weights {header.weights_name!r} (SHA-256 begins {header.weights_hash.hex()}), which "
-            "this installation does not bring: give their .safetensors file with --weights"
-        )
-    codec = load_codec(weights or header.weights_name, pick_device(device))
-    codec.check_weights(header)
-    return codec
+    return codec_of_file(reader, weights, pick_device(device))
 
 
 def decode_file(

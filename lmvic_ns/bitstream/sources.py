@@ -1,0 +1,62 @@
+"""Where a file's bytes come from: a path, an open file, or an address that fsspec can open, read in pieces."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+from lmvic_ns.errors import BitstreamError
+
+Source = str | os.PathLike[str] | BinaryIO
+"""What can be read: a path, a binary file that can be sought in, or an address such as `https://host/scene.lmvic`."""
+
+
+def is_address(source: Any) -> bool:
+    """Whether a text is an address and not a path."""
+    return isinstance(source, str) and "://" in source
+
+
+def open_source(source: Source) -> tuple[IO[bytes], Path, bool]:
+    """Opens a source for reading in pieces.
+
+    Returns:
+        The file, a path that stands for it in messages, and whether it is ours to close.
+
+    Raises:
+        BitstreamError: it cannot be opened, or not be sought in.
+    """
+    if is_address(source):
+        return _open_address(str(source)), Path(str(source).rstrip("/").rpartition("/")[2] or "file"), True
+    if not isinstance(source, str | os.PathLike):
+        name = getattr(source, "name", None)
+        path = Path(name) if isinstance(name, str) else Path("file")
+        if not (hasattr(source, "read") and hasattr(source, "seek") and source.seekable()):
+            raise BitstreamError(f"cannot read {path}: give a file that can be sought in, opened as binary")
+        return source, path, False
+    path = Path(source)
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise BitstreamError(f"cannot read {path}: is a device or a pipe; save it to a file first")
+        return open(path, "rb"), path, True
+    except OSError as error:
+        raise BitstreamError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def size_of(file: IO[bytes]) -> int:
+    """Bytes of an open file."""
+    return file.seek(0, os.SEEK_END)
+
+
+def _open_address(address: str) -> IO[bytes]:
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError:
+        raise BitstreamError(f"cannot read {address}: addresses need fsspec: pip install fsspec") from None
+    try:
+        system, path = url_to_fs(address)
+        return system.open(path, "rb", cache_type="none")  # each read asks for its own bytes and no more
+    except ImportError as error:
+        raise BitstreamError(f"cannot read {address}: {error}") from None
+    except Exception as error:  # each protocol has errors of its own
+        raise BitstreamError(f"cannot read {address}: {str(error) or type(error).__name__}") from error
