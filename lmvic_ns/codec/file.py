@@ -160,6 +160,11 @@ class LmvicFile(Sequence[FileView]):
         self._closed = False
 
     @property
+    def reader(self) -> Reader:
+        """The open file."""
+        return self._reader
+
+    @property
     def inverse_depth_scale(self) -> float:
         """What 1 of coded inverse depth is, in 1 / scene units."""
         return self._header.inverse_depth_scale

@@ -82,6 +82,11 @@ class FilePoints:
         self._colours = np.zeros((len(self._compact.view), 3), dtype=np.uint8)
         self._coloured = np.zeros(len(self._compact.view), dtype=bool)
 
+    @property
+    def needs_views(self) -> bool:
+        """Whether colours, and so points, come only with `add_view`."""
+        return self._compact is not None
+
     def add_view(self, view: DecodedView) -> None:
         """Take colours from a decoded view: those of its own points, and of others that it shows and that have none."""
         if self._compact is None:

@@ -118,7 +118,7 @@ def fitted_transform(source: Float[Tensor, "v 4 4"], model: Float[Tensor, "v 3 4
 
 
 def _nerfstudio_views(parser: Any) -> SourceViews:
-    data = Path(parser.config.data)
+    data = Path(getattr(parser, "folder", parser.config.data))
     file = data if data.suffix == ".json" else data / "transforms.json"
     meta = _load(file)
     poses, models = {}, {}
