@@ -152,7 +152,7 @@ def test_report_adds_up_and_loads_nothing(room, weights, tmp_path, monkeypatch):
     assert data["psnr"] == pytest.approx(np.mean([view["psnr"] for view in data["views"]]))
     stored = data["same_pictures"]
     assert stored["equal_jpeg_psnr"] >= data["psnr"] and 0 < stored["equal_jpeg_bytes"] < stored["png_bytes"]
-    assert "http" not in page and page.count("<img") == page.count('src="data:image/') == 18
+    assert "://" not in page and page.count("<img") == page.count('src="data:image/') == 4 * 5 + 4 + 3 * 6
     assert page.count("<circle") == 4 and 'stroke-width="1.6"' in page
 
 

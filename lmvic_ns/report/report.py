@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import io
 import json
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +16,28 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from lmvic_ns._util.metrics import ms_ssim, psnr
+from lmvic_ns import __version__
+from lmvic_ns._util.metrics import ms_ssim
 from lmvic_ns._util.output import whole_file
-from lmvic_ns._util.picture_files import LONGEST_SIDE
-from lmvic_ns.bitstream.reader import Reader
+from lmvic_ns.bitstream.layout import MAJOR, MINOR
+from lmvic_ns.bitstream.reader import Reader, UnitSize
 from lmvic_ns.codec.multiview import DecodedView, MultiViewCodec
+from lmvic_ns.report.details import ViewDetails, thumbnail, view_details
 from lmvic_ns.report.files import DATA, MARK, PAGE
 from lmvic_ns.report.inspection import byte_split
-from lmvic_ns.report.pictures import ViewPictures, data_url, eight_bit, tree_svg, view_pictures
+from lmvic_ns.report.page import report_page
+from lmvic_ns.report.pictures import ViewPictures, eight_bit, view_pictures
 from lmvic_ns.report.results import EncodedFile, psnr_8bit, remarkable_views
-from lmvic_ns.report.terminal import size_text
+from lmvic_ns.report.still_formats import as_good, available, coded
 from lmvic_ns.scene import MultiViewScene
 
 SHOWN_VIEWS = 3
 JPEG_QUALITY = 90
-_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse;margin:.6em 0 1.6em}td,th{padding:.2em .9em;text-align:right;border-bottom:1px solid #ddd}
-td:first-child,th:first-child{text-align:left}.grid{display:grid;grid-template-columns:repeat(3,1fr);gap:.6em}
-figure{margin:0}img{width:100%;image-rendering:auto}figcaption{font-size:13px;color:#555}
-svg{border:1px solid #ddd;max-width:100%;height:auto}"""
+_EXACT = 99.0
+SHOWN_PICTURES = 6
+"""Views that the page shows in detail, the worst ones first."""
+COMPARED_VIEWS = 6
+"""Views on which WebP and AVIF are tried: each takes several encodes."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,13 @@ class Collector:
         scene: the originals.
         parent: reference of each view.
         order: coding order.
+        details: views that are shown in detail.
     """
 
     scene: MultiViewScene
     parent: Sequence[int]
     order: Sequence[int]
+    details: int = SHOWN_PICTURES
     psnr: dict[int, float] = field(default_factory=dict)
     ms_ssim: dict[int, float] = field(default_factory=dict)
     pictures: list[ViewPictures] = field(default_factory=list)
@@ -72,9 +77,15 @@ class Collector:
     jpeg_psnr: list[float] = field(default_factory=list)
     equal_jpeg_bytes: int = 0
     equal_jpeg_psnr: list[float] = field(default_factory=list)
+    thumbnails: dict[int, str] = field(default_factory=dict)
+    compared: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    """By format: view and bytes for the same PSNR."""
+    _worst: dict[int, ViewDetails] = field(default_factory=dict)
     _kept: dict[int, DecodedView] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        every = np.linspace(0, len(self.order) - 1, min(COMPARED_VIEWS, len(self.order))).round().astype(int)
+        self._compared_views = {self.order[place] for place in every.tolist()}
         referring = [view for view in self.order if self.parent[view] >= 0]
         picks = np.linspace(0, len(referring) - 1, min(SHOWN_VIEWS, len(referring))).round().astype(int)
         self.shown = {referring[index] for index in picks.tolist()}
@@ -83,11 +94,14 @@ class Collector:
     def add(self, view: DecodedView) -> None:
         """Measure a decoded view; a view comes after its reference."""
         original = self.scene.image(view.index)
-        pixels = eight_bit(original)
+        pixels, decoded = eight_bit(original), eight_bit(view.image)
         self.psnr[view.index] = psnr_8bit(view.image, original)
-        self.ms_ssim[view.index] = ms_ssim(pixels, eight_bit(view.image))
+        self.ms_ssim[view.index] = ms_ssim(pixels, decoded)
+        self.thumbnails[view.index] = thumbnail(decoded)
+        self._compare(view.index, pixels)
+        self._look_closer(view.index, pixels, decoded)
         self.png_bytes += len(_stored(pixels, "PNG"))
-        size, quality = _jpeg(pixels, JPEG_QUALITY)
+        size, quality = coded("jpeg", pixels, JPEG_QUALITY)
         self.jpeg_bytes += size
         self.jpeg_psnr.append(quality)
         size, quality = jpeg_as_good(pixels, self.psnr[view.index])
@@ -100,16 +114,41 @@ class Collector:
         if view.index in self._parents:
             self._kept[view.index] = view
 
+    @property
+    def worst(self) -> list[ViewDetails]:
+        """The views with the lowest PSNR, the worst first."""
+        return sorted(self._worst.values(), key=lambda shown: (shown.psnr, shown.index))
 
-def collect(encoded: EncodedFile, scene: MultiViewScene, codec: MultiViewCodec, workers: int = 1) -> Collector:
+    def _look_closer(self, index: int, pixels: np.ndarray, decoded: np.ndarray) -> None:
+        """Keep the view's pictures while it is among the worst so far."""
+        found = self.psnr[index]
+        if len(self._worst) >= self.details:
+            best = max(self._worst.values(), key=lambda shown: (shown.psnr, shown.index), default=None)
+            if best is None or (best.psnr, best.index) <= (found, index):
+                return
+            del self._worst[best.index]
+        self._worst[index] = view_details(index, found, pixels, decoded)
+
+    def _compare(self, index: int, pixels: np.ndarray) -> None:
+        if index in self._compared_views and self.psnr[index] < _EXACT:
+            for name in ("webp", "avif"):
+                if available(name):
+                    self.compared.setdefault(name, []).append((index, as_good(name, pixels, self.psnr[index])[0]))
+
+
+def collect(
+    encoded: EncodedFile, scene: MultiViewScene, codec: MultiViewCodec, workers: int = 1, details: int = SHOWN_PICTURES
+) -> Collector:
     """Decode a finished file for its report without comparing (`verify_file` does both in one pass)."""
-    collector = Collector(scene, encoded.tree.parent, encoded.tree.order)
+    collector = Collector(scene, encoded.tree.parent, encoded.tree.order, details)
     for view in codec.decode(encoded.path, workers=workers):
         collector.add(view)
     return collector
 
 
-def report_data(encoded: EncodedFile, collected: Collector, files: Sequence[Path], seconds: dict[str, float]) -> dict[str, Any]:
+def report_data(
+    encoded: EncodedFile, collected: Collector, files: Sequence[Path], seconds: dict[str, float], downscale: int = 1
+) -> dict[str, Any]:
     """Everything of report.json."""
     with Reader(encoded.path) as reader:
         split, header, sizes = byte_split(reader), reader.header, reader.sizes()
@@ -136,9 +175,13 @@ def report_data(encoded: EncodedFile, collected: Collector, files: Sequence[Path
     return {
         "generator": MARK,
         "file": encoded.path.name,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "version": __version__,
+        "format": f"{MAJOR}.{MINOR}",
         "weights": {"name": header.weights_name, "preset": header.preset, "hash": header.weights_hash.hex()},
         "quality": encoded.quality,
         "pixels": encoded.pixels,
+        "downscale": downscale,
         "bytes": asdict(split),
         "bits_per_pixel": encoded.bits_per_pixel,
         "bits_per_pixel_with_points": split.total * 8 / encoded.pixels,
@@ -152,11 +195,28 @@ def report_data(encoded: EncodedFile, collected: Collector, files: Sequence[Path
             "equal_jpeg_bytes": collected.equal_jpeg_bytes,
             "equal_jpeg_psnr": min(float(np.mean(collected.equal_jpeg_psnr)), 99.0),
         },
+        "equal_quality": _equal_quality(collected, sizes),
         "search": encoded.tries,
         "remarks": remarkable_views(encoded.views),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "views": [asdict(view) for view in views],
     }
+
+
+def _equal_quality(collected: Collector, sizes: Sequence[UnitSize | None]) -> dict[str, Any]:
+    """Bytes of other formats for the same PSNR, and ours of the same views; the formats' bytes for all views by their ratio."""
+    found = {}
+    ours_in_all = sum(size.total for size in sizes if size is not None)
+    for name, rows in collected.compared.items():
+        theirs = sum(size for _, size in rows)
+        ours = sum(size.total for view, _ in rows if (size := sizes[view]) is not None)
+        found[name] = {
+            "views": len(rows),
+            "bytes": theirs,
+            "our_bytes": ours,
+            "estimated_bytes": round(theirs * ours_in_all / ours) if ours else None,
+        }
+    return found
 
 
 def write_report(folder: Path, encoded: EncodedFile, collected: Collector, data: dict[str, Any]) -> Path:
@@ -166,141 +226,16 @@ def write_report(folder: Path, encoded: EncodedFile, collected: Collector, data:
         LmvicError: the disk does not take them.
     """
     page = folder / PAGE
-    contents = {folder / DATA: json.dumps(data, indent=1, allow_nan=False), page: report_html(encoded, collected, data)}
+    contents = {folder / DATA: json.dumps(data, indent=1, allow_nan=False), page: report_page(encoded, collected, data)}
     with ExitStack() as stack:  # both get their names, or neither
         for path, text in contents.items():
             stack.enter_context(whole_file(path)).write_text(text, encoding="utf-8")
     return page
 
 
-def report_html(encoded: EncodedFile, collected: Collector, data: dict[str, Any]) -> str:
-    """The page: everything is inside it, nothing is loaded from anywhere."""
-    title = html.escape(data["file"])
-    similarity = "" if data["ms_ssim"] is None else f", MS-SSIM {data['ms_ssim']:.4f}"
-    without_points = f" ({data['bits_per_pixel']:.4f} without the sparse points)" if data["bytes"]["points"] else ""
-    parts = [
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="generator" content="{MARK}">',
-        f"<title>{title}</title><style>{_STYLE}</style>",
-        f"<h1>{title}</h1>",
-        f"<p>{len(data['views'])} views at quality {data['quality']} with the weights {html.escape(data['weights']['name'])}: "
-        f"<b>{size_text(data['bytes']['total'])}, "
-        f"{data['bits_per_pixel_with_points']:.4f} bits a pixel</b>{without_points}, PSNR {data['psnr']:.2f} dB{similarity}. "
-        "All of it is measured on the finished file, decoded afresh.</p>",
-        "<h2>Where the bytes go</h2>",
-        _rates(data),
-        "<h2>Against storing the pictures one by one</h2>",
-        _savings(data),
-    ]
-    if data["search"]:
-        parts += ["<h2>Search for the quality</h2><ul>", *(f"<li>{html.escape(line)}</li>" for line in data["search"]), "</ul>"]
-    parts += ["<h2>Which view refers to which</h2>", _tree(encoded, collected.scene)]
-    if collected.pictures:
-        parts.append("<h2>What the decoder sees</h2>")
-        parts += [_shown(pictures) for pictures in collected.pictures]
-    parts += ["<h2>Views, in coding order</h2>", _views(data), "</html>"]
-    return "\n".join(parts)
-
-
-def _rates(data: dict[str, Any]) -> str:
-    split = data["bytes"]
-    rows = (
-        ("pictures", split["image"]),
-        ("depth", split["depth"]),
-        ("sparse points", split["points"]),
-        ("other sections", split["sections"]),
-        ("cameras, tree, container", split["container"]),
-        ("file", split["total"]),
-        ("file without the points", split["total"] - split["points"] if split["points"] else 0),
-    )
-    cells = [
-        [name, f"{value:,}", f"{value / split['total']:.1%}", f"{value * 8 / data['pixels']:.4f}"]
-        for name, value in rows
-        if value
-    ]
-    return _table(["part", "bytes", "share", "bits a pixel"], cells)
-
-
-def _savings(data: dict[str, Any]) -> str:
-    total, stored = data["bytes"]["total"], data["same_pictures"]
-    rows = [
-        (f"the {data['captured_files']['count']} captured files, as they lie on the disk", data["captured_files"]["bytes"]),
-        ("the same pictures as PNG (lossless)", stored["png_bytes"]),
-        (
-            f"the same pictures as JPEG of quality {JPEG_QUALITY} ({stored[f'jpeg_{JPEG_QUALITY}_psnr']:.2f} dB)",
-            stored[f"jpeg_{JPEG_QUALITY}_bytes"],
-        ),
-        (f"the same pictures as JPEG as good as here ({stored['equal_jpeg_psnr']:.2f} dB)", stored["equal_jpeg_bytes"]),
-    ]
-    cells = [
-        [name, size_text(size), f"{size / total:.2f} times this file", f"{1 - total / size:.1%}"] for name, size in rows if size
-    ]
-    note = (
-        "<p>This file also holds cameras, depth"
-        + (" and points" if data["bytes"]["points"] else "")
-        + "; the pictures in it are not as good as the captured ones: see PSNR.</p>"
-    )
-    return _table(["stored as", "size", "compared", "saved"], cells) + note
-
-
-def _tree(encoded: EncodedFile, scene: MultiViewScene) -> str:
-    motions = scene.cameras.world_to_camera.numpy()
-    rotation, translation = motions[:, :3, :3], motions[:, :3, 3]
-    centres = -np.einsum("vji,vj->vi", rotation, translation)
-    tree = encoded.tree
-    picture = tree_svg(centres, rotation[:, 2], tree.parent, tree.depth, scene.names)
-    return (
-        picture
-        + "<p>Cameras seen from above, a grey tick where each one looks. A line joins a view to its reference; the colour "
-        f"is the number of references on the way, up to {max(tree.depth)}; the ring marks views without a reference.</p>"
-    )
-
-
-def _shown(shown: ViewPictures) -> str:
-    figures = []
-    for title, picture in zip(shown.titles, shown.pictures, strict=True):
-        caption = html.escape(title)
-        figures.append(f'<figure><img src="{data_url(picture)}" alt="{caption}"><figcaption>{caption}</figcaption></figure>')
-    return (
-        f"<h3>{html.escape(shown.name)}, predicted from {html.escape(shown.reference_name)}</h3>"
-        f"<p>{shown.shared:.0%} of its pixels are seen by the reference; disparity up to {shown.largest_disparity:.1f} pixels "
-        '(hue: direction, right is red; saturation: length).</p><div class="grid">' + "\n".join(figures) + "</div>"
-    )
-
-
-def _views(data: dict[str, Any]) -> str:
-    rows = []
-    for view in data["views"]:
-        similarity = "-" if view["ms_ssim"] is None else f"{view['ms_ssim']:.4f}"
-        bytes_of_parts = f"{view['depth_bytes']:,}", f"{view['image_bytes']:,}"
-        quality = f"{view['bits_per_pixel']:.4f}", f"{view['psnr']:.2f}", similarity
-        rows.append([view["name"], view["parent"] or "-", f"{view['quality']:g}", *bytes_of_parts, *quality])
-    return _table(
-        ["view", "refers to", "quality", "depth, bytes", "picture, bytes", "bits a pixel", "PSNR, dB", "MS-SSIM"], rows
-    )
-
-
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
-    body = "\n".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>\n{body}</table>"
-
-
 def jpeg_as_good(pixels: UInt8[np.ndarray, "h w 3"], target: float) -> tuple[int, float]:
     """Bytes and PSNR (dB) of the smallest JPEG with at least the PSNR `target`; of quality 95 where none reaches it."""
-    low, high = 1, 95
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _jpeg(pixels, middle)[1] >= target else (middle + 1, high)
-    return _jpeg(pixels, low)
-
-
-def _jpeg(pixels: np.ndarray, quality: int) -> tuple[int, float]:
-    # a view that is too long for one JPEG is stored as several
-    axis = int(pixels.shape[1] > pixels.shape[0])
-    pieces = np.array_split(pixels, -(-pixels.shape[axis] // LONGEST_SIDE["jpg"]), axis=axis)
-    stored = [_stored(piece, "JPEG", quality=quality) for piece in pieces]
-    decoded = [np.asarray(Image.open(io.BytesIO(data))) for data in stored]
-    return sum(map(len, stored)), psnr(pixels, np.concatenate(decoded, axis=axis))
+    return as_good("jpeg", pixels, target)
 
 
 def _stored(pixels: np.ndarray, kind: str, **options: Any) -> bytes:

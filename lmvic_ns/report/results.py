@@ -95,13 +95,14 @@ def summary(encoded: EncodedFile) -> str:
     )
 
 
-def closing_line(encoded: EncodedFile, files: Sequence[Path], seconds: float) -> str:
+def closing_line(encoded: EncodedFile, files: Sequence[Path], seconds: float, downscale: int = 1) -> str:
     """What a person wants to know in the end: before, after, ratio, the worst view, time.
 
     Args:
         encoded: the finished file.
         files: the captured files.
         seconds: what all of it took.
+        downscale: how much smaller the coded pictures are.
     """
     before, after = sum(path.stat().st_size for path in files if path.is_file()), encoded.size
     worst = min(encoded.views, key=known_psnr)
@@ -109,6 +110,7 @@ def closing_line(encoded: EncodedFile, files: Sequence[Path], seconds: float) ->
         "every picture bit for bit" if known_psnr(worst) >= _EXACT else f"worst view {worst.name}, {known_psnr(worst):.1f} dB"
     )
     ratio = f"{before / after:.1f} times smaller" if before >= after else f"{after / before:.2f} times larger" if before else ""
+    ratio += f" (at 1/{downscale} of the size)" if downscale > 1 else ""
     return f"{size_text(before)} to {size_text(after)}, {ratio}; {quality}; {duration_text(seconds)}"
 
 

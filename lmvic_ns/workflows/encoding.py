@@ -353,21 +353,23 @@ def finish(
     from lmvic_ns.report.report import Collector, collect, report_data, write_report
 
     started = time.perf_counter()
-    collected = Collector(scene, encoded.tree.parent, encoded.tree.order) if report is not None else None
+    collected = None
+    if report is not None:
+        collected = Collector(scene, encoded.tree.parent, encoded.tree.order, options.report_pictures)
     if options.verify:
         worst = verify_file(encoded, scene, codec, options.workers, collected.add if collected is not None else None)
         say(_checked(encoded, worst))
     elif report is not None:
-        collected = collect(encoded, scene, codec, options.workers)
+        collected = collect(encoded, scene, codec, options.workers, options.report_pictures)
     say(summary(encoded))
     for line in remarkable_views(encoded.views):
         say(line)
     if report is not None and collected is not None:
         times = {"encode": seconds, "decode and measure": time.perf_counter() - started}
-        page = write_report(report, encoded, collected, report_data(encoded, collected, files, times))
+        page = write_report(report, encoded, collected, report_data(encoded, collected, files, times, options.downscale))
         say(f"report: {page}")
     if files:
-        say(closing_line(encoded, files, seconds + time.perf_counter() - started))
+        say(closing_line(encoded, files, seconds + time.perf_counter() - started, options.downscale))
     if encoded.missed:
         print(f"lmvic: the target is missed: {encoded.missed}; the file is whole", file=sys.stderr, flush=True)
     return int(bool(encoded.missed))

@@ -70,6 +70,8 @@ class CodingOptions:
     know. Masks, names, lenses and colour profiles are always kept."""
     strict: bool = False
     """Refuse a capture of which something would not be kept, instead of saying so."""
+    report_pictures: int = 6
+    """Views that report.html shows in detail, the worst ones."""
     verify: bool = True
     """Decode the finished file and compare it with what the encoder saw."""
     resume: bool = False
@@ -139,7 +141,7 @@ class CodingOptions:
             raise LmvicError("--quality lossless has no target: leave out --target-bpp and --target-psnr")
         if self.target_bpp is not None and self.target_psnr is not None:
             raise LmvicError("--target-bpp and --target-psnr exclude each other; give one of them")
-        for name, least in (("max_depth", 1), ("downscale", 1), ("workers", 1), ("search_views", 0)):
+        for name, least in (("max_depth", 1), ("downscale", 1), ("workers", 1), ("search_views", 0), ("report_pictures", 0)):
             if getattr(self, name) < least:
                 raise LmvicError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(self, name)}")
         for name in ("target_bpp", "target_psnr"):
