@@ -1,34 +1,39 @@
-"""Where is each pixel of one view seen in another one, and is it seen there at all?
+"""Find one photograph in another by its depth: disparity (3), mask (4) and warp of the paper.
 
-Depth and cameras of two views give both answers without any search: `disparity` is the way from a pixel to its place in
-the reference, and `mask` is 1 where the reference sees the same point (it lies in its frame, and nothing stands in front
-of it). The picture shows the reference, the view, the reference warped to the view, and the mask. No weights are needed.
+Needs a scene with depth. The picture shows the reference, the view, the reference as it lies over the view, and the mask:
+white where both see the same. What is white costs few bits.
 """
 
 from __future__ import annotations
 
-from common import room, save_row
+from common import save_row, scene
 
-from lmvic_ns.geometry.disparity import disparity_and_mask
-from lmvic_ns.geometry.warp import warp
-from lmvic_ns.scene import MultiViewScene
+import lmvic_ns
 
 
 def main() -> None:
-    scene = MultiViewScene.from_dataset(room())
-    view, reference = 1, 3
-    seen = disparity_and_mask(
-        scene.inverse_depth(view)[None],
-        scene.cameras[view],
-        scene.inverse_depth(reference)[None],
-        scene.cameras[reference],
+    photographs = scene()
+    if not photographs.has_depth or len(photographs) < 2:
+        raise SystemExit("this example needs a scene of two views or more with depth files")
+    view, reference = 0, 1
+    seen = lmvic_ns.disparity_and_mask(
+        photographs.inverse_depth(view)[None],
+        photographs.cameras[view],
+        photographs.inverse_depth(reference)[None],
+        photographs.cameras[reference],
     )
-    aligned = warp(scene.image(reference)[None], seen.disparity)[0]
+    aligned = lmvic_ns.warp(photographs.image(reference)[None], seen.disparity)[0]
     mask = seen.mask.float()
-    error = ((aligned - scene.image(view)).square() * mask).sum() / (3 * mask.sum())
+    error = ((aligned - photographs.image(view)).square() * mask).sum() / (3 * mask.sum())
     print(f"{mask.mean():.0%} of the pixels are seen by both views")
     print(f"there the warped reference is off by {error.sqrt() * 255:.1f} grey levels")
-    print(save_row("03_warped.png", scene.image(reference), scene.image(view), aligned, mask.expand(3, -1, -1)))
+    pictures = {
+        "reference": photographs.image(reference),
+        "view": photographs.image(view),
+        "reference, warped": aligned,
+        "mask": mask.expand(3, -1, -1),
+    }
+    print(save_row("03_warped.png", pictures))
 
 
 if __name__ == "__main__":

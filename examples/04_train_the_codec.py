@@ -9,41 +9,44 @@ that were just trained (bad ones, after so few steps).
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
-from common import OUTPUT, room, save_row
+from common import OUTPUT, save_row
 
-from lmvic_ns.cli.main import run
-from lmvic_ns.codec.multiview import load_codec
-from lmvic_ns.codec.presets import build_model
-from lmvic_ns.codec.weights import save_weights
-from lmvic_ns.scene import MultiViewScene
-from lmvic_ns.training.runner import load_initial_weights
+import lmvic_ns
 
 QUICK = ["--max-steps", "3", "--precision", "32-true", "--threads", "1", "--workers", "0"]
 
 
+def lmvic(*arguments: str | Path) -> None:
+    """Runs a command, as in a terminal."""
+    subprocess.run([sys.executable, "-m", "lmvic_ns.cli.main", *map(str, arguments)], check=True)
+
+
 def main() -> None:
-    scenes = OUTPUT / "scenes"
-    for name, seed in (("first", 0), ("second", 1)):
-        made = room(f"{name}-room", seed)
-        shutil.copytree(made, scenes / name, dirs_exist_ok=True)
-    shutil.rmtree(OUTPUT / "photos-run", ignore_errors=True)
-    shutil.rmtree(OUTPUT / "scenes-run", ignore_errors=True)
-    photographs = ["--data", str(scenes / "first" / "images"), "--validation-photos", "2", *QUICK]
-    run(["train", "photos", "--output", str(OUTPUT / "photos-run"), "--batch", "2", "--crop-size", "128", *photographs])
-    start = ["--init", str(OUTPUT / "photos-run" / "last.safetensors")]
-    chains = ["--scenes", str(scenes), "--validation-scene", "second", "--validation-chains", "1", "--chain-size", "128"]
-    command = ["train", "scenes", "--output", str(OUTPUT / "scenes-run"), "--batch", "1", "--crop-size", "128"]
-    run([*command, *start, *chains, *photographs])
+    from lmvic_ns.demo.scene import DemoSceneConfig, write_demo_scene  # not public: the room of `lmvic demo`
+
+    scenes, photos, chains = OUTPUT / "scenes", OUTPUT / "photos-run", OUTPUT / "scenes-run"
+    for folder in (scenes, photos, chains):
+        shutil.rmtree(folder, ignore_errors=True)
+    for seed, name in enumerate(("first", "second")):
+        write_demo_scene(scenes / name, DemoSceneConfig(views=8, width=192, height=144, seed_points=1000, seed=seed))
+    data = ["--data", scenes / "first" / "images", "--validation-photos", "2", "--crop-size", "128", *QUICK]
+    lmvic("train", "photos", "--output", photos, "--batch", "2", *data)
+    others = ["--scenes", scenes, "--validation-scene", "second", "--validation-chains", "1", "--chain-size", "128"]
+    start = ["--init", photos / "last.safetensors", "--batch", "1"]
+    lmvic("train", "scenes", "--output", chains, *start, *others, *data)
     # a run's weights become a weights file that codes: named, in half precision, with its integer tables
-    model = build_model("tiny")
-    load_initial_weights(model, OUTPUT / "scenes-run" / "last.safetensors")
-    save_weights(model, OUTPUT / "mine.safetensors", {"name": "mine", "preset": "tiny"})
-    trained = load_codec(OUTPUT / "mine.safetensors")
-    scene = MultiViewScene.from_dataset(scenes / "second").select([0, 1])
+    mine = OUTPUT / "mine.safetensors"
+    mine.unlink(missing_ok=True)
+    lmvic("train", "publish", chains / "last.safetensors", mine)
+    trained = lmvic_ns.load_codec(mine)
+    scene = lmvic_ns.Scene.from_dataset(scenes / "second").select([0, 1])
     trained.encode(scene, OUTPUT / "trained.lmvic")
     decoded = list(trained.decode(OUTPUT / "trained.lmvic"))[-1]
-    print(save_row("04_before_and_after.png", scene.image(decoded.index), decoded.image))
+    print(save_row("04_before_and_after.png", {"captured": scene.image(decoded.index), "after three steps": decoded.image}))
 
 
 if __name__ == "__main__":

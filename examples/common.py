@@ -1,7 +1,9 @@
-"""What the examples share: the demo room on disk, the weights to use, and pictures side by side.
+"""What the examples share: your scene or a small room, one file made of it, and labelled pictures side by side.
 
-Everything is written to `examples/outputs/`. Weights are those of the package, or those of the file that is given:
-`python examples/01_compress_a_scene.py my.safetensors`.
+    python examples/01_compress_a_scene.py SCENE
+
+SCENE is a nerfstudio dataset with depth files, or a COLMAP or nerfstudio dataset without (then views stand alone). Without
+one, a small rendered room is taken. Everything is written to `examples/outputs/`.
 """
 
 from __future__ import annotations
@@ -10,45 +12,59 @@ import sys
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from lmvic_ns._util.output import whole_file
-from lmvic_ns.codec.multiview import MultiViewCodec, load_codec
-from lmvic_ns.demo.scene import DemoSceneConfig, write_demo_scene
-from lmvic_ns.errors import LmvicError
-from lmvic_ns.scene import MultiViewScene
+import lmvic_ns
 
 OUTPUT = Path(__file__).resolve().parent / "outputs"
 
 
-def room(name: str = "room", seed: int = 0) -> Path:
-    """A small room as a nerfstudio dataset with exact poses and depth; made once."""
-    folder = OUTPUT / name
+def scene_folder() -> Path:
+    """The scene that is named on the command line, or a small room with exact poses and depth, made once."""
+    if len(sys.argv) > 1:
+        return Path(sys.argv[1])
+    folder = OUTPUT / "room"
     if not (folder / "transforms.json").is_file():
-        write_demo_scene(folder, DemoSceneConfig(views=8, width=192, height=144, seed_points=1000, seed=seed))
+        from lmvic_ns.demo.scene import DemoSceneConfig, write_demo_scene  # not public: the room of `lmvic demo`
+
+        write_demo_scene(folder, DemoSceneConfig(views=8, width=384, height=288, seed_points=1000))
     return folder
 
 
-def codec() -> MultiViewCodec:
-    """The codec with the package's weights, or with those named on the command line."""
+def scene() -> lmvic_ns.Scene:
+    """That scene, or one line on what is wrong with it."""
     try:
-        return load_codec(sys.argv[1] if len(sys.argv) > 1 else "tiny")
-    except LmvicError as error:
+        return lmvic_ns.Scene.from_dataset(scene_folder())
+    except lmvic_ns.LmvicError as error:
         raise SystemExit(str(error)) from None
 
 
-def compressed_room(codec: MultiViewCodec) -> Path:
-    """The room as a file, made with these weights."""
-    path = OUTPUT / "room.lmvic"
-    codec.encode(MultiViewScene.from_dataset(room()), path, quality=40)
+def coded(quality: int = 32) -> Path:
+    """The scene as a file at a quality level; coded once."""
+    path = OUTPUT / f"{scene_folder().resolve().name}-{quality}.lmvic"
+    if not path.is_file():
+        OUTPUT.mkdir(exist_ok=True)
+        fast = lmvic_ns.EncodeOptions(quality=quality, effort=lmvic_ns.Effort.named("fast"))
+        lmvic_ns.load_codec("tiny").encode(scene(), path, options=fast, on_view=lambda view: print(f"  {view.name}"))
     return path
 
 
-def save_row(name: str, *pictures: Tensor) -> Path:
-    """Pictures [3, h, w] of 0..1 and one height, side by side in a PNG."""
-    row = torch.cat([picture.detach().cpu().float().clamp(0, 1) for picture in pictures], dim=2)
-    path = OUTPUT / name
-    with whole_file(path) as partial:
-        Image.fromarray((row * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()).save(partial)
-    return path
+def save_row(name: str, pictures: dict[str, Tensor]) -> Path:
+    """Pictures [3, h, w] of 0..1 and one height side by side, each under its label, as a PNG."""
+    columns = []
+    for label, picture in pictures.items():
+        values = (picture.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
+        shown = Image.fromarray(values.permute(1, 2, 0).numpy())
+        column = Image.new("RGB", (shown.width, shown.height + 22), "white")
+        column.paste(shown, (0, 22))
+        ImageDraw.Draw(column).text((6, 5), label, fill="black")
+        columns.append(column)
+    row = Image.new("RGB", (sum(c.width for c in columns) + 6 * (len(columns) - 1), max(c.height for c in columns)), "white")
+    left = 0
+    for column in columns:
+        row.paste(column, (left, 0))
+        left += column.width + 6
+    OUTPUT.mkdir(exist_ok=True)
+    row.save(OUTPUT / name)
+    return OUTPUT / name
