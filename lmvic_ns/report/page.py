@@ -206,6 +206,9 @@ def _bytes(data: dict[str, Any]) -> str:
         legend.append(f'<span><i style="background:var(--bar{number})"></i>{name} {value / total:.1%}</span>')
         rows.append([name, f"{value:,}", f"{value / total:.1%}", f"{value * 8 / data['pixels']:.4f}"])
     rows.append(["file", f"{total:,}", "100.0%", f"{total * 8 / data['pixels']:.4f}"])
+    if split["points"]:
+        rest = total - split["points"]
+        rows.append(["file without the points", f"{rest:,}", f"{rest / total:.1%}", f"{rest * 8 / data['pixels']:.4f}"])
     label = "bytes by part: " + ", ".join(f"{name} {value / total:.0%}" for name, value in parts if value)
     picture = f'<svg viewBox="0 0 720 26" width="720" role="img" aria-label="{label}">{"".join(bars)}</svg>'
     return f'{picture}<p class="legend">{"".join(legend)}</p>' + _table(["part", "bytes", "share", "bits a pixel"], rows)

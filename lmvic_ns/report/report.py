@@ -197,7 +197,7 @@ def report_data(
         },
         "equal_quality": _equal_quality(collected, sizes),
         "search": encoded.tries,
-        "remarks": remarkable_views(encoded.views),
+        "remarks": remarkable_views(encoded.views, encoded.lossless),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "views": [asdict(view) for view in views],
     }

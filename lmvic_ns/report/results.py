@@ -32,6 +32,7 @@ class EncodedFile:
         pixels: of all views.
         tries: what the search tried, lines for people.
         taken_over: views from an interrupted run; their PSNR was measured on what the finished file decodes to.
+        lossless: every picture was to be stored bit for bit.
         missed: how the file misses the target, for people; empty if it does not, or if there was none.
     """
 
@@ -44,6 +45,7 @@ class EncodedFile:
     tries: list[str] = field(default_factory=list)
     taken_over: frozenset[int] = frozenset()
     missed: str = ""
+    lossless: bool = False
 
     @property
     def views_by_index(self) -> dict[int, EncodedView]:
@@ -141,14 +143,12 @@ def result_data(encoded: EncodedFile, files: Sequence[Path], seconds: float) -> 
     }
 
 
-def remarkable_views(views: Sequence[EncodedView]) -> list[str]:
+def remarkable_views(views: Sequence[EncodedView], lossless: bool = False) -> list[str]:
     """A line on views that are stored as ordinary pictures, and one on those that came out far worse than the mean."""
     inexact = [known_psnr(view) for view in views if known_psnr(view) < _EXACT] or [_EXACT]
     mean = sum(inexact) / len(inexact)  # exact views would make all others look bad
     lines = []
-    stored = [view for view in views if view.stored]
-    if all(view.stored and known_psnr(view) >= _EXACT for view in views):
-        stored = []  # as was asked for
+    stored = [] if lossless else [view for view in views if view.stored]
     for what, found in (
         ("stored as ordinary pictures, which cost less than the networks", stored),
         (f"{_FAR_WORSE:g} dB or more below the mean", [view for view in views if known_psnr(view) <= mean - _FAR_WORSE]),

@@ -241,7 +241,9 @@ def encode_scene(
             with writing(path):
                 partial_path(path).unlink()
             views = encode()
-        encoded = EncodedFile(path, views, tree, level, sum(map(len, points.values())), pixels, tries)
+        encoded = EncodedFile(
+            path, views, tree, level, sum(map(len, points.values())), pixels, tries, lossless=options.lossless
+        )
         return _measured(encoded, scene, codec)
 
     return hold_target(encode_at, quality, options)
@@ -362,7 +364,7 @@ def finish(
     elif report is not None:
         collected = collect(encoded, scene, codec, options.workers, options.report_pictures)
     say(summary(encoded))
-    for line in remarkable_views(encoded.views):
+    for line in remarkable_views(encoded.views, encoded.lossless):
         say(line)
     if report is not None and collected is not None:
         times = {"encode": seconds, "decode and measure": time.perf_counter() - started}
