@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from export_scenes import lmvic
+from export_scenes import ROOM, lmvic, write_room
 from PIL import Image
 from test_capture import write_capture
 
 from lmvic_ns.bitstream.reader import Reader
+from lmvic_ns.codec.multiview import load_codec
 from lmvic_ns.codec.pictures.stored import exact_picture
 from lmvic_ns.report.terminal import duration_text, finite
 from lmvic_ns.scene import MultiViewScene
@@ -147,3 +149,20 @@ def test_versions(monkeypatch, capsys) -> None:
 def test_words() -> None:
     assert [duration_text(s) for s in (0.04, 59.9, 200, 7500)] == ["0.0 s", "59.9 s", "3 min 20 s", "2 h 5 min"]
     assert finite({"a": [float("nan"), 1.0, (float("inf"),)], "b": "x"}) == {"a": [None, 1.0, [None]], "b": "x"}
+
+
+def test_a_long_encode_says_early_what_it_takes(tmp_path: Path, weights: Path, monkeypatch, capsys) -> None:
+    scene = write_room(tmp_path / "long", replace(ROOM, views=12))
+    options = ("--weights", weights, "--device", "cpu", "--effort", "fast")
+    assert lmvic(monkeypatch, "encode", scene, tmp_path / "a.lmvic", *options) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (outlook,) = [line for line in lines if line.startswith("after 6 of 12 views: about")]
+    assert " dB and " in outlook and outlook.endswith("in all")
+
+
+def test_effort_is_an_argument(room: Path, weights: Path, tmp_path: Path) -> None:
+    scene, codec = MultiViewScene.from_dataset(room), load_codec(weights)
+    sizes = [sum(v.image_bytes for v in codec.encode(scene, tmp_path / f"{e}.lmvic", effort=e)) for e in ("fast", "medium")]
+    assert sizes[1] <= sizes[0] * 1.02
+    with pytest.raises(ValueError, match="no effort"):
+        codec.encode(scene, tmp_path / "x.lmvic", effort="none")  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from torch import Tensor
 from lmvic_ns.bitstream.header import ENCODE_BYTES, FileHeader
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.bitstream.writer import Writer
-from lmvic_ns.codec.effort import Effort
+from lmvic_ns.codec.effort import Effort, EffortName
 from lmvic_ns.codec.networks.model import ReferenceState
 from lmvic_ns.codec.pictures.stored import exact_picture
 from lmvic_ns.codec.planning import (
@@ -171,6 +171,7 @@ class MultiViewCodec:
         path: str | Path,
         *,
         quality: int = DEFAULT_QUALITY,
+        effort: EffortName = "medium",
         tree: ReferenceTree | None = None,
         options: EncodeOptions | None = None,
         sections: Mapping[str, bytes] | None = None,
@@ -184,6 +185,7 @@ class MultiViewCodec:
             scene: images, cameras and (for anything but independent views) inverse depth.
             path: the file; it appears when it is complete.
             quality: level 0..63; `options.quality` if options are given.
+            effort: work put into each view; `options.effort` if options are given.
             tree: order and references; the default is `default_tree`.
             options: everything else.
             sections: further sections of the file by tag.
@@ -196,7 +198,7 @@ class MultiViewCodec:
             SceneError: the tree does not fit the scene, or a reference is wanted and there is no depth.
             LmvicError: the file cannot be written, or an interrupted encode would be lost.
         """
-        options = options or EncodeOptions(quality=quality)
+        options = options or EncodeOptions(quality=quality, effort=Effort.named(effort))
         for level in (options.quality, options.depth_quality):
             if level is not None and not 0 <= level < LEVELS:
                 raise SceneError(f"quality must lie in 0..{LEVELS - 1}, not {level}")
@@ -205,9 +207,9 @@ class MultiViewCodec:
                 f"the efforts slow and slowest fit pictures to squared error, but these weights were trained for "
                 f"{self.weights.metric}: use --effort medium"
             )
-        effort = options.effort
+        chosen = options.effort
         if self.weights.metric != "mse":
-            effort = replace(effort, loop_filter=False, av1=None)  # they lower squared error
+            chosen = replace(chosen, loop_filter=False, av1=None)  # they lower squared error
         tree = default_tree(scene) if tree is None else tree
         if len(tree) != len(scene):
             raise SceneError(f"the reference tree has {len(tree)} views, the scene {len(scene)}")
@@ -262,12 +264,12 @@ class MultiViewCodec:
                     writer.add_unit(view, depth_part, image_part)
                 else:
                     image = scene.image(view)[None]
-                    coded_depth, view_effort = None, effort
+                    coded_depth, view_effort = None, chosen
                     if scene.has_depth and (options.with_depth or view in has_children or parent >= 0):
                         coded_depth = (scene.inverse_depth(view)[None].double() / scale).clamp(0.0, 1.0)
                         if parent < 0:
                             step = root_depth_step(cameras, view, children.get(view, []), coded_depth[0], ROOT_PIXELS)
-                            view_effort = effort.for_root(step)
+                            view_effort = chosen.for_root(step)
                     depth_part, image_part, state = self.model.compress(
                         image,
                         coded_depth,

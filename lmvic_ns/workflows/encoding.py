@@ -28,12 +28,13 @@ from lmvic_ns.codec.multiview import (
 from lmvic_ns.codec.planning import translation_scale
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.report.results import DO_NOT_RELY, EncodedFile, closing_line, known_psnr, psnr_8bit, remarkable_views, summary
-from lmvic_ns.report.terminal import progress, say, size_text
+from lmvic_ns.report.terminal import duration_text, progress, say, size_text
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.sparse_points.sections import left_out, point_sections
 from lmvic_ns.tree.ordering import ReferenceTree, greedy_chain, independent_views, pose_distance
 from lmvic_ns.workflows.options import CodingOptions
 
+_OUTLOOK_VIEWS = 6
 VERIFY_TOLERANCE_DB = 0.02
 """Difference of PSNR that decoding may show: floats may differ in the last bits, and then a few pixels by one level."""
 
@@ -220,10 +221,12 @@ def encode_scene(
         def encode() -> list[EncodedView]:
             with progress(f"encoding at quality {level}", len(scene)) as step:
                 left = len(scene)
+                outlook = Outlook(scene)
 
                 def on_view(view: EncodedView) -> None:
                     nonlocal left
                     step(_remark(view))
+                    outlook.add(view)
                     left -= 1
                     if not left and source_now is not None and source_now() != source:  # before the file gets its name
                         raise LmvicError(
@@ -247,6 +250,36 @@ def encode_scene(
         return _measured(encoded, scene, codec)
 
     return hold_target(encode_at, quality, options)
+
+
+class Outlook:
+    """Says once, after the first views of a long encode, what all of it will take.
+
+    Args:
+        scene: that is coded.
+    """
+
+    def __init__(self, scene: MultiViewScene) -> None:
+        self._pixels = (scene.cameras.height * scene.cameras.width).tolist()
+        self._views: list[EncodedView] = []
+        self._started = time.perf_counter()
+
+    def add(self, view: EncodedView) -> None:
+        """Count a view; one that was taken over from an interrupted run tells nothing of the time."""
+        if view.psnr is not None:
+            self._views.append(view)
+        if len(self._views) != _OUTLOOK_VIEWS or len(self._pixels) < 2 * _OUTLOOK_VIEWS:
+            return
+        self._views.append(view)  # once
+        coded = self._views[:_OUTLOOK_VIEWS]
+        share = sum(self._pixels) / sum(self._pixels[v.index] for v in coded)
+        size = sum(v.depth_bytes + v.image_bytes for v in coded) * share
+        seconds = (time.perf_counter() - self._started) * share
+        psnr = sum(known_psnr(v) for v in coded) / len(coded)
+        say(
+            f"after {_OUTLOOK_VIEWS} of {len(self._pixels)} views: about {size_text(size)}, {psnr:.1f} dB and "
+            f"{duration_text(seconds)} in all"
+        )
 
 
 def _remark(view: EncodedView) -> str:
