@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import os
 import pickle
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +23,7 @@ from torch.utils.data import DataLoader
 
 import lmvic_ns
 from lmvic_ns.bitstream.reader import Reader
+from lmvic_ns.codec.file import LmvicFile
 from lmvic_ns.codec.multiview import MultiViewCodec
 from lmvic_ns.errors import BitstreamError, LmvicError, WeightsError
 
@@ -54,6 +57,10 @@ def test_views_are_what_the_codec_decodes(file: Path, weights: Path, decoded: li
             assert abs(float(depth.mean() / found.inverse_depth.mean()) - 1) < 0.05
         assert sorted(decoded) == [0, 1, 2, 3]  # each once
         assert views[views.names[2]].index == 2 and views[-1].index == 3 and [v.index for v in views[1:3]] == [1, 2]
+        assert views[np.int64(-1)] == views[3] != views[2]  # type: ignore[call-overload]
+        assert views[2] in views and views.names[2] in views and "nobody" not in views and views.index(views[2]) == 2
+        with pytest.raises(TypeError):
+            views[1.5]  # type: ignore[call-overload]
         for wrong in (4, -5):
             with pytest.raises(IndexError):
                 views[wrong]
@@ -106,9 +113,20 @@ class _Server(SimpleHTTPRequestHandler):
 
     sent = 0
     requests = 0
+    trouble = ""
 
     def do_GET(self) -> None:
-        self.answer(True)
+        if self.trouble == "refuses":
+            self.send_error(500)
+        elif self.trouble == "hangs up":
+            self.close_connection = True
+        elif self.trouble == "is cut off":
+            self.send_response(206)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"little")
+        else:
+            self.answer(True)
 
     def do_HEAD(self) -> None:
         self.answer(False)
@@ -138,26 +156,49 @@ class _Server(SimpleHTTPRequestHandler):
         return None
 
 
-def test_one_view_of_an_address_reads_its_branch_alone(weights: Path, file: Path) -> None:
+@pytest.fixture
+def address(file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Where the file can be read over HTTP."""
     pytest.importorskip("aiohttp")
+    monkeypatch.setattr(_Server, "trouble", "")
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Server, directory=str(file.parent)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        with Reader(file) as reader:
-            sizes, first = reader.sizes(), reader.header.order[0]
-        _Server.sent = 0
-        with lmvic_ns.open(f"http://127.0.0.1:{server.server_port}/{file.name}", weights) as views:
-            opened = _Server.sent
-            picture = views[first].image
-            unit = sizes[first]
-            assert unit is not None and _Server.sent - opened <= unit.total + 100
-        assert opened < file.stat().st_size - sum(size.total for size in sizes if size is not None) + 200
-        with lmvic_ns.open(file, weights) as views:
-            assert np.array_equal(picture, views[first].image)
-        with pytest.raises(BitstreamError, match="cannot read"):
-            lmvic_ns.open(f"http://127.0.0.1:{server.server_port}/nothing.lmvic")
-    finally:
-        server.shutdown()
+    yield f"http://127.0.0.1:{server.server_port}/{file.name}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("trouble", ["refuses", "hangs up", "is cut off"])
+def test_a_server_that_fails_later_is_one_clear_line(trouble: str, address: str, weights: Path, file: Path) -> None:
+    with lmvic_ns.open(address, weights) as views:
+        _Server.trouble = trouble
+        with pytest.raises(BitstreamError, match=f"cannot read {file.name}"):
+            views[3].image  # noqa: B018
+        _Server.trouble = ""
+        assert views[3].image.size  # it is back
+
+
+def test_workers_read_an_address_after_this_process_did(address: str, file: Path, weights: Path) -> None:
+    dataset = lmvic_ns.LmvicDataset(address, weights=weights)
+    first = dataset[0]["image"]
+    batches = list(DataLoader(dataset, batch_size=None, num_workers=1, timeout=60))
+    assert [batch["index"] for batch in batches] == [0, 1, 2, 3] and torch.equal(batches[0]["image"], first)
+
+
+def test_one_view_of_an_address_reads_its_branch_alone(address: str, weights: Path, file: Path) -> None:
+    with Reader(file) as reader:
+        sizes, first = reader.sizes(), reader.header.order[0]
+    _Server.sent = 0
+    with lmvic_ns.open(address, weights) as views:
+        opened = _Server.sent
+        picture = views[first].image
+        unit = sizes[first]
+        assert unit is not None and _Server.sent - opened <= unit.total + 100
+    assert opened < file.stat().st_size - sum(size.total for size in sizes if size is not None) + 200
+    with lmvic_ns.open(file, weights) as views:
+        assert np.array_equal(picture, views[first].image)
+    with pytest.raises(BitstreamError, match="cannot read"):
+        lmvic_ns.open(address.replace(file.name, "nothing.lmvic"))
 
 
 def test_open_files_and_other_sources(file: Path, weights: Path) -> None:
@@ -180,6 +221,23 @@ def test_a_data_loader(file: Path, weights: Path, workers: int) -> None:
     assert batches[0]["intrinsics"].shape == (2, 3, 3) and batches[1]["inverse_depth"].shape == (2, 48, 64)
     with lmvic_ns.open(file, weights) as views:
         assert torch.equal(batches[1]["image"][1], views[3].tensor)
+
+
+def test_forked_workers_open_the_file_by_themselves(
+    file: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that this process has open would have one place for reading in all of them."""
+    dataset = lmvic_ns.LmvicDataset(file, weights=weights)
+    dataset[0]
+    start = LmvicFile.__init__
+
+    def noted(self, *arguments, **options):
+        (tmp_path / str(os.getpid())).touch()
+        start(self, *arguments, **options)
+
+    monkeypatch.setattr(LmvicFile, "__init__", noted)
+    assert len(list(DataLoader(dataset, num_workers=2, multiprocessing_context="fork"))) == 4
+    assert len(list(tmp_path.iterdir())) == 2 and not (tmp_path / str(os.getpid())).exists()
 
 
 def test_masks_and_keys_of_views(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 from lmvic_ns.errors import BitstreamError
 
@@ -48,6 +48,34 @@ def size_of(file: IO[bytes]) -> int:
     return file.seek(0, os.SEEK_END)
 
 
+class _Address:
+    """A file behind an address, whose errors while it is read are `OSError` like those of a file on a disk."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As of a file."""
+        return self._file.seek(offset, whence)
+
+    def read(self, size: int = -1) -> bytes:
+        """As of a file.
+
+        Raises:
+            OSError: the server refused, or the connection broke.
+        """
+        try:
+            return self._file.read(size)
+        except (OSError, ValueError):  # ValueError: closed, or without ranges; the reader knows both
+            raise
+        except Exception as error:  # each protocol has errors of its own
+            raise OSError(str(error) or type(error).__name__) from error
+
+    def close(self) -> None:
+        """As of a file."""
+        self._file.close()
+
+
 def _open_address(address: str) -> IO[bytes]:
     try:
         from fsspec.core import url_to_fs
@@ -55,7 +83,8 @@ def _open_address(address: str) -> IO[bytes]:
         raise BitstreamError(f"cannot read {address}: addresses need fsspec: pip install fsspec") from None
     try:
         system, path = url_to_fs(address)
-        return system.open(path, "rb", cache_type="none")  # each read asks for its own bytes and no more
+        file = system.open(path, "rb", cache_type="none")  # each read asks for its own bytes and no more
+        return cast("IO[bytes]", _Address(file))
     except ImportError as error:
         raise BitstreamError(f"cannot read {address}: {error}") from None
     except Exception as error:  # each protocol has errors of its own

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -119,6 +121,17 @@ class FileView:
         """EXIF, XMP and colour profile of the captured file."""
         return self._file.capture.photograph(self.index)
 
+    @property
+    def file(self) -> LmvicFile:
+        """The file that the view is of."""
+        return self._file
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FileView) and other.file is self._file and other.index == self.index
+
+    def __hash__(self) -> int:
+        return hash((id(self._file), self.index))
+
     def __repr__(self) -> str:
         return f"FileView({self.index}, {self.name!r}, {int(self.camera.width[0])}x{int(self.camera.height[0])})"
 
@@ -229,11 +242,12 @@ class LmvicFile(Sequence[FileView]):
             self._states.popitem(last=False)
 
     def _index(self, view: int | str) -> int:
-        if isinstance(view, int):
-            if not -len(self) <= view < len(self):
-                raise IndexError(f"view {view} of {len(self)}")
-            return view % len(self)
-        return find_views(self._header, [view])[0]
+        if isinstance(view, str):
+            return find_views(self._header, [view])[0]
+        number = operator.index(view)  # also numbers of numpy; a float is refused
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"view {number} of {len(self)}")
+        return number % len(self)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -253,10 +267,17 @@ class LmvicFile(Sequence[FileView]):
         Raises:
             IndexError: there is no such number.
             LmvicError: there is no such name.
+            TypeError: it is no whole number, name or slice.
         """
         if isinstance(view, slice):
             return [FileView(self, number) for number in range(len(self))[view]]
         return FileView(self, self._index(view))
+
+    def __contains__(self, view: object) -> bool:
+        """Whether there is a view of this name, or whether a view is one of this file's."""
+        if isinstance(view, FileView):
+            return view.file is self
+        return view in self.names
 
     def __iter__(self) -> Iterator[FileView]:
         return (FileView(self, number) for number in range(len(self)))
@@ -292,6 +313,7 @@ class LmvicDataset(Dataset[dict[str, Any]]):
     def __init__(self, source: str | Path, **options: Any) -> None:
         self._source, self._options = source, options
         self._file: LmvicFile | None = None
+        self._process = 0
         with LmvicFile(source, **options) as file:
             self.names = file.names
 
@@ -304,8 +326,8 @@ class LmvicDataset(Dataset[dict[str, Any]]):
         Raises:
             BitstreamError: it is damaged.
         """
-        if self._file is None:
-            self._file = LmvicFile(self._source, **self._options)
+        if self._file is None or self._process != os.getpid():  # a forked worker would share the place in the file
+            self._file, self._process = LmvicFile(self._source, **self._options), os.getpid()
         view = self._file[index]
         sample: dict[str, Any] = {
             "image": view.tensor,
