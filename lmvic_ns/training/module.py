@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from torch import nn
 from lmvic_ns.training import TrainingError, require_lightning
 from lmvic_ns.training.data import StepSampler, step_loader
 from lmvic_ns.training.ema import WeightAverage
+from lmvic_ns.training.muon import PointwiseMuon, is_pointwise
 from lmvic_ns.training.objectives import Objective, StepLoss
 from lmvic_ns.training.schedule import ScheduleConfig, learning_rate
 
@@ -42,6 +43,8 @@ class OptimizationConfig:
     transform_rate: float = 1.0
     """Learning rate of the transforms, as a share of the others'."""
     betas: tuple[float, float] = (0.9, 0.99)
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`muon`: Muon for the weights of 1x1 convolutions, AdamW for the rest."""
     max_steps: int | None = None
     max_seconds: float | None = None
     """The whole budget in seconds of training, over all resumed runs: the schedule's other clock."""
@@ -109,21 +112,28 @@ class TrainingModule(lightning.LightningModule):
             c.max_seconds is not None and self.seconds >= c.max_seconds
         )
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; transforms may learn more slowly, quantiles of a factorized prior have a rate outside the schedule."""
-        named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
-        transforms = [p for n, p in named if ".analysis_" in n or ".synthesis_" in n]
-        quantiles = [p for n, p in named if n.endswith("quantiles")]
-        apart = {id(p) for p in (*transforms, *quantiles)}
-        groups: list[dict[str, Any]] = [
-            {"params": [p for _, p in named if id(p) not in apart], "scheduled": True, "share": 1.0},
-            {"params": transforms, "scheduled": True, "share": self.config.transform_rate},
-        ]
-        groups = [group for group in groups if group["params"]]
-        if quantiles:
-            groups.append({"params": quantiles, "scheduled": False, "weight_decay": 0.0, "lr": 1e-3})
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """The optimizers; transforms may learn more slowly, a factorized prior's quantiles have a rate outside the schedule."""
         c = self.config
-        return torch.optim.AdamW(groups, lr=c.schedule.learning_rate, betas=c.betas, weight_decay=c.weight_decay, fused=True)
+        named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        groups: dict[str, list[dict[str, Any]]] = {"adamw": [], "muon": []}
+        for name, params in _by_kind(named, c.optimizer).items():
+            if not params:
+                continue
+            if name == "quantiles":
+                groups["adamw"].append({"params": params, "scheduled": False, "weight_decay": 0.0, "lr": 1e-3})
+                continue
+            kind, part = name.split()
+            groups[kind].append(
+                {"params": params, "scheduled": True, "share": c.transform_rate if part == "transforms" else 1.0}
+            )
+        rate, decay = c.schedule.learning_rate, c.weight_decay
+        result: list[torch.optim.Optimizer] = []
+        if groups["adamw"]:
+            result.append(torch.optim.AdamW(groups["adamw"], lr=rate, betas=c.betas, weight_decay=decay, fused=True))
+        if groups["muon"]:
+            result.append(PointwiseMuon(groups["muon"], lr=rate, weight_decay=decay))
+        return result
 
     def train_dataloader(self) -> Any:
         """The stream of this process's batches from the current step on."""
@@ -152,23 +162,27 @@ class TrainingModule(lightning.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One step; noise, like the data, is a function of (seed, step, process)."""
-        optimizer: Any = self.optimizers()
+        optimizers: Any = self.optimizers()
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         rate = learning_rate(self.config.schedule, self.step, self.progress)
-        for group in optimizer.param_groups:
+        scheduled = []
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             if group["scheduled"]:
                 group["lr"] = rate * group["share"]
+                scheduled += group["params"]
         torch.manual_seed((self.config.seed * 1_000_003 + self.step) * 4096 + self.global_rank)
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
         result = self.objective(self.model, batch)
         total = result.loss
         auxiliary = getattr(self.model, "aux_loss", None)
         if auxiliary is not None:
             total = total + auxiliary()
         self.manual_backward(total)
-        scheduled = [p for group in optimizer.param_groups if group["scheduled"] for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(scheduled, self.config.clip_norm)
         if bool(torch.isfinite(norm)) and bool(torch.isfinite(result.loss.detach())):
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             self.average.update(self.model)
             self._skipped_in_a_row = 0
         else:
@@ -207,3 +221,19 @@ class TrainingModule(lightning.LightningModule):
         self.step, self.samples_seen, self.skipped = state["step"], state["samples_seen"], state["skipped"]
         self._seconds_before, self.best_score = state["seconds"], state["best_score"]
         self.average.load_state_dict(state["average"])
+
+
+def _by_kind(named: list[tuple[str, nn.Parameter]], optimizer: str) -> dict[str, list[nn.Parameter]]:
+    """Parameters by optimizer and part, in a fixed order."""
+    kinds: dict[str, list[nn.Parameter]] = {
+        f"{kind} {part}": [] for kind in ("adamw", "muon") for part in ("others", "transforms")
+    }
+    kinds["quantiles"] = []
+    for name, parameter in named:
+        if name.endswith("quantiles"):
+            kinds["quantiles"].append(parameter)
+            continue
+        kind = "muon" if optimizer == "muon" and is_pointwise(parameter) else "adamw"
+        part = "transforms" if ".analysis_" in name or ".synthesis_" in name else "others"
+        kinds[f"{kind} {part}"].append(parameter)
+    return kinds

@@ -109,6 +109,8 @@ class OptionsConfig:
     weight_decay: float = 0.0
     transform_rate: float = 1.0
     """Learning rate of analysis and synthesis, as a share of the entropy model's: less than 1 from trained weights."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`muon`: Muon for the weights of 1x1 convolutions, AdamW for the rest."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
@@ -140,6 +142,7 @@ def optimization_config(options: OptionsConfig, batch: int) -> OptimizationConfi
         ema_decay=options.ema_decay,
         weight_decay=options.weight_decay,
         transform_rate=options.transform_rate,
+        optimizer=options.optimizer,
         max_steps=budget.max_steps,
         max_seconds=whole,
     )
