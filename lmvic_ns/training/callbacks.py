@@ -234,7 +234,7 @@ class Conductor(Callback):
             return
         means = self.means.read(trainer.world_size)
         self._training_loss = means["loss"]
-        means["learning_rate"] = module.optimizers().param_groups[0]["lr"]
+        means["learning_rate"] = module.all_optimizers()[0].param_groups[0]["lr"]
         if trainer.logger is not None:
             trainer.logger.log_metrics({f"train/{name}": value for name, value in means.items()}, step=module.step)
         share = f" {min(module.progress, 1):4.0%}" if module.progress > 0 else ""

@@ -135,6 +135,11 @@ class TrainingModule(lightning.LightningModule):
             result.append(PointwiseMuon(groups["muon"], lr=rate, weight_decay=decay))
         return result
 
+    def all_optimizers(self) -> list[Any]:
+        """The optimizers, AdamW's first."""
+        optimizers: Any = self.optimizers()
+        return optimizers if isinstance(optimizers, list) else [optimizers]
+
     def train_dataloader(self) -> Any:
         """The stream of this process's batches from the current step on."""
         trainer = self.trainer
@@ -162,8 +167,7 @@ class TrainingModule(lightning.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One step; noise, like the data, is a function of (seed, step, process)."""
-        optimizers: Any = self.optimizers()
-        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        optimizers = self.all_optimizers()
         rate = learning_rate(self.config.schedule, self.step, self.progress)
         scheduled = []
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
