@@ -4,7 +4,7 @@
 set -eu
 pack=$1 output=$2 time=$3
 exec lmvic train scenes --data "$pack" --output "$output" --init lmvic_ns/codec/weights/tiny.safetensors \
-    --batch 96 --views 2 --view-weights 1 1 --depth-coding given --level-skew 1.5 --photo-share 0.35 --pair-share 0.25 \
-    --validation-scene sceaux --validation-chains 8 --learning-rate 0.001 --transform-rate 0.5 --final-ratio 0.01 \
-    --warmup-steps 200 --ema-decay 0.998 --schedule-by time --schedule-time "$time" \
-    --workers 14 --report-every 10 --validate-every 100 --checkpoint-every 60 --seed 10
+    --optimizer muon --batch 128 --views 2 --view-weights 1 1 --depth-coding given --level-skew 1.5 --photo-share 0.35 --pair-share 0.25 \
+    --validation-scene sceaux --validation-chains 8 --learning-rate 0.0012 --transform-rate 0.5 --final-ratio 0.01 \
+    --warmup-steps 100 --ema-decay 0.995 --schedule-by time --schedule-time "$time" \
+    --workers 14 --report-every 10 --validate-every 110 --checkpoint-every 120 --seed 11

@@ -13,7 +13,7 @@ from lmvic_ns.bitstream.header import FileHeader, pack_header, unpack_header
 from lmvic_ns.errors import BitstreamError
 
 MAGIC = b"\x89LMVIC\r\n"
-MAJOR, MINOR = 6, 0
+MAJOR, MINOR = 7, 0
 FLAG_DEFLATE = 1
 PREAMBLE = struct.Struct("<8s2BH2I")  # magic, major, minor, flags, stored and unpacked bytes of the header; a CRC follows
 PREAMBLE_BYTES = PREAMBLE.size + 4

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lmvic_ns.codec.depth.learned import DEPTH_FACTOR
 from lmvic_ns.codec.depth.quadtree import BLOCKS, LARGEST_CHANGE, PROFILES, UNIT, Quadtree, quadtree_tables, write_depth
+from lmvic_ns.codec.depth.tree_search import merge_level
 from lmvic_ns.codec.quality import image_lambda
+from lmvic_ns.geometry import kernels
 from lmvic_ns.geometry.cameras import Cameras, relative_projection
 
 LEAF = BLOCKS[-1] * DEPTH_FACTOR
@@ -202,10 +205,11 @@ def cheapest_quadtree(costs: Float[Tensor, "k rows columns"], first: int, predic
     """
     per_block = BLOCKS[0] // BLOCKS[-1]
     rows, columns = costs.shape[1:]
-    costs = F.pad(costs, (0, -columns % per_block, 0, -rows % per_block))
+    costs = F.pad(costs, (0, -columns % per_block, 0, -rows % per_block)).permute(1, 2, 0).contiguous()
     pyramid = [costs]
     for _ in BLOCKS[1:]:
-        pyramid.insert(0, F.avg_pool2d(pyramid[0][None], 2)[0] * 4)
+        fine = pyramid[0]
+        pyramid.insert(0, fine[0::2, 0::2] + fine[0::2, 1::2] + fine[1::2, 0::2] + fine[1::2, 1::2])
     profile = len(PROFILES) // 2
     tree, cost = _best_tree(pyramid, first, predicted, profile)
     for step in (1, -1):
@@ -221,36 +225,97 @@ def cheapest_quadtree(costs: Float[Tensor, "k rows columns"], first: int, predic
 
 
 def _best_tree(pyramid: list[Tensor], first: int, predicted: bool, profile: int) -> tuple[Quadtree, float]:
+    """The cheapest tree of one profile.
+
+    Args:
+        pyramid: costs of blocks as leaves, coarse to fine, `[rows, columns, k]`: sums over their leaves.
+        first: the offset that the first cost stands for.
+        predicted: see `quadtree_tables`.
+        profile: one of `PROFILES`.
+    """
     tables = quadtree_tables(profile, predicted)
-    bits = tables.costs
-    count = pyramid[0].shape[0]
+    bits = torch.from_numpy(tables.costs).float()
+    count = pyramid[0].shape[-1]
+    reach = min(LARGEST_CHANGE, count - 1)
+    middle = LARGEST_CHANGE
     lowest = pyramid[-1]
     moves: list[Tensor] = []
     better: list[Tensor] = []
+    merge = merged_by_loop if kernels.usable(lowest) else merged
     for number in range(len(BLOCKS) - 1, 0, -1):
-        # the cheapest change for each offset of the block above
-        best, move = torch.full_like(lowest, torch.inf), torch.zeros(lowest.shape, dtype=torch.int8, device=lowest.device)
-        reach = min(LARGEST_CHANGE, count - 1)
-        for change in range(-reach, reach + 1):
-            low, high = max(0, -change), min(count, count - change)
-            cost = lowest[low + change : high + change] + float(bits[2 * number, change + LARGEST_CHANGE])
-            cheaper = cost < best[low:high]
-            best[low:high] = torch.where(cheaper, cost, best[low:high])
-            move[low:high].masked_fill_(cheaper, change)
+        change_bits = bits[2 * number, middle - reach : middle + reach + 1]
+        whole_bits, split_bits = float(bits[2 * number - 1, 0]), float(bits[2 * number - 1, 1])
+        lowest, move, split = merge(lowest, pyramid[number - 1], change_bits, whole_bits, split_bits)
         moves.insert(0, move)
-        whole = pyramid[number - 1] + float(bits[2 * number - 1, 0])
-        split = F.avg_pool2d(best[None], 2)[0] * 4 + float(bits[2 * number - 1, 1])
-        better.insert(0, split < whole)
-        lowest = torch.minimum(whole, split)
+        better.insert(0, split)
     offsets = torch.arange(first, first + count)
     prices = torch.tensor([float(bits[0, k - int(tables.offsets[0])]) for k in offsets.tolist()], device=lowest.device)
-    total, index = (lowest + prices[:, None, None]).min(0)
+    total, index = (lowest + prices).min(-1)
     changes, splits = [index + first], []
     active = torch.ones_like(index, dtype=torch.bool)
     for move, split in zip(moves, better, strict=True):
-        splits.append(split.gather(0, index[None])[0] & active)
+        splits.append(split.gather(-1, index[..., None])[..., 0] & active)
         active, index = (x.repeat_interleave(2, 0).repeat_interleave(2, 1) for x in (splits[-1], index))
-        change = torch.where(active, move.gather(0, index[None])[0].long(), 0)
+        change = torch.where(active, move.gather(-1, index[..., None])[..., 0].long(), 0)
         changes.append(change)
         index = index + change
     return Quadtree(tuple(changes), tuple(splits)), float(total.sum())
+
+
+Merged = tuple[Float[Tensor, "rows columns k"], Int[Tensor, "rows2 columns2 k"], Bool[Tensor, "rows columns k"]]
+
+
+def merged(
+    lowest: Float[Tensor, "rows2 columns2 k"],
+    above: Float[Tensor, "rows columns k"],
+    change_bits: Float[Tensor, "n"],
+    whole_bits: float,
+    split_bits: float,
+) -> Merged:
+    """One level of the tree in plain torch.
+
+    Args:
+        lowest: cost of each block with each offset.
+        above: cost of each block above as a leaf.
+        change_bits: of changes -reach..reach.
+        whole_bits: of a block above that is not split.
+        split_bits: of one that is.
+
+    Returns:
+        cost of each block above; each block's cheapest change for each offset above; whether the block above is split.
+    """
+    count, reach = lowest.shape[-1], len(change_bits) // 2
+    best, move = torch.full_like(lowest, torch.inf), torch.zeros(lowest.shape, dtype=torch.int8, device=lowest.device)
+    for change in range(-reach, reach + 1):
+        low, high = max(0, -change), min(count, count - change)
+        cost = lowest[..., low + change : high + change] + float(change_bits[change + reach])
+        cheaper = cost < best[..., low:high]
+        best[..., low:high] = torch.where(cheaper, cost, best[..., low:high])
+        move[..., low:high].masked_fill_(cheaper, change)
+    split = split_bits + best[0::2, 0::2] + best[0::2, 1::2] + best[1::2, 0::2] + best[1::2, 1::2]
+    whole = above + whole_bits
+    return torch.minimum(split, whole), move, split < whole
+
+
+def merged_by_loop(
+    lowest: Float[Tensor, "rows2 columns2 k"],
+    above: Float[Tensor, "rows columns k"],
+    change_bits: Float[Tensor, "n"],
+    whole_bits: float,
+    split_bits: float,
+) -> Merged:
+    """`merged` as a compiled loop."""
+    result = torch.empty_like(above, memory_format=torch.contiguous_format)
+    move = torch.empty(lowest.shape, dtype=torch.int8)
+    better = torch.empty(above.shape, dtype=torch.bool)
+    merge_level(
+        kernels.array(lowest),
+        kernels.array(above),
+        kernels.array(change_bits),
+        np.float32(whole_bits),
+        np.float32(split_bits),
+        result.numpy(),
+        move.numpy(),
+        better.numpy(),
+    )
+    return result, move, better

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from lmvic_ns.codec.networks.entropy_networks import SCALE_GAIN, STEPS, EntropyConfig, step_masks
+from lmvic_ns.codec.networks.entropy_networks import SCALE_GAIN, STEPS, EntropyConfig, step_places
 from lmvic_ns.codec.networks.entropy_rates import EntropyOutput, EntropyRates
 from lmvic_ns.codec.networks.fixed_point import (
     ONE,
@@ -133,33 +133,47 @@ class EntropyModel(EntropyRates):
             if latent is not None and cross_view_latent is not None:
                 latent = latent - self.reference_weight(quality) * cross_view_latent
 
-        gain, inverse = row(self.gain_table), row(self.inverse_gain_table)
-        masks = step_masks(m, h, w, device)
+        gain, inverse, index_gain = row(self.gain_table), row(self.inverse_gain_table), row(self.index_gain_table)
         symbols = torch.zeros(1, m, h, w, dtype=torch.float64, device=device)
-        decoded = symbols if self.exact_means else symbols.to(dtype)
+        decoded = symbols.to(symbols.dtype if self.exact_means else dtype, copy=True)
         for step in range(STEPS):
-            mask = masks[step][None]
-            out = self._exact_step(step, features, symbols, decoded)
-            if mean_features is None:
-                out, mean = out.chunk(2, 1)
-                if cross_view_latent is not None:
-                    mean = mean + multiply_fixed(cross_view_latent, to_fixed(self.prior_weight.detach())[None, :, None, None])
-                mean = torch.floor(mean * gain / ONE + 0.5)  # fixed-point, at the symbols' scale; may exceed the value limit
-            else:
-                mean = self._mean(step, mean_features, decoded, quality, cross_view_latent).to(dtype)
-            indexes = torch.floor((SCALE_GAIN * out + row(self.index_gain_table)) / ONE + 0.5).clamp(0, SCALE_COUNT - 1)
-            residual = None
+            trunk = self._exact_trunk(step, features, symbols, decoded)
+            mean_trunk = None if mean_features is None else self._mean_trunk(step, mean_features, decoded)
+            places, means, indexes, residuals = step_places(step, m), [], [], []
+            for channels, (rows, columns) in places:
+                at = trunk[..., rows, columns]
+                cross_view = None if cross_view_latent is None else cross_view_latent[:, channels, rows, columns]
+                scale = self.step_out.exact(at, channels)
+                if mean_trunk is None:
+                    mean = self.step_out.exact(at, slice(m + channels.start, 2 * m, 4))
+                    if cross_view is not None:
+                        mean = mean + multiply_fixed(
+                            cross_view, to_fixed(self.prior_weight.detach()[channels])[None, :, None, None]
+                        )
+                    # fixed-point, at the symbols' scale; may exceed the value limit
+                    mean = torch.floor(mean * gain[:, channels] / ONE + 0.5)
+                else:
+                    mean = self._mean(mean_trunk[..., rows, columns], quality, cross_view, channels).to(dtype)
+                index = torch.floor((SCALE_GAIN * scale + index_gain[:, channels]) / ONE + 0.5).clamp(0, SCALE_COUNT - 1)
+                means.append(mean)
+                indexes.append(index.flatten())
+                if latent is not None:
+                    at_symbols = mean / ONE if self.exact_means else mean.double() * (gain[:, channels] / ONE)
+                    wanted = latent[:, channels, rows, columns].double() * (gain[:, channels] / ONE) - at_symbols
+                    residuals.append(wanted.flatten())
+            tables, residual = torch.cat(indexes), None
             if latent is not None:
-                at_symbols = mean / ONE if self.exact_means else mean.double() * (gain / ONE)
-                residual = (latent.double() * (gain / ONE) - at_symbols)[mask]
-                residual = thrifty_rounding(residual, indexes[mask], thrift) if thrift else torch.round(residual)
-            values = coder.code(residual, indexes[mask])
-            symbols[mask] = values
-            if self.exact_means:
-                value = torch.floor((symbols * ONE + mean) * inverse / ONE + 0.5).clamp(-(2.0**20), 2.0**20)
-            else:
-                value = (symbols * (ONE / gain)).to(dtype) + mean
-            decoded = torch.where(mask, value, decoded)
+                residual = torch.cat(residuals)
+                residual = thrifty_rounding(residual, tables, thrift) if thrift else torch.round(residual)
+            values = coder.code(residual, tables).chunk(len(places))
+            for (channels, (rows, columns)), mean, value in zip(places, means, values, strict=True):
+                symbol = value.view(mean.shape)
+                symbols[:, channels, rows, columns] = symbol
+                if self.exact_means:
+                    exact = torch.floor((symbol * ONE + mean) * inverse[:, channels] / ONE + 0.5).clamp(-(2.0**20), 2.0**20)
+                    decoded[:, channels, rows, columns] = exact
+                else:
+                    decoded[:, channels, rows, columns] = (symbol * (ONE / gain[:, channels])).to(dtype) + mean
         if cross_view_latent is not None and not self.exact_means:
             decoded = decoded + self.reference_weight(quality) * cross_view_latent
         return decoded
@@ -172,7 +186,7 @@ class EntropyModel(EntropyRates):
             x = torch.cat([x, prior], 1)
         return self.features.exact(x) + self.level_bias_table[level].double()[None, :, None, None]
 
-    def _exact_step(self, step: int, features: Tensor, symbols: Tensor, decoded: Tensor) -> Tensor:
+    def _exact_trunk(self, step: int, features: Tensor, symbols: Tensor, decoded: Tensor) -> Tensor:
         inputs = [features]
         if step and self.config.symbol_context:
             table = _MAGNITUDES.to(symbols.device)
@@ -182,4 +196,4 @@ class EntropyModel(EntropyRates):
         first = self.step_in[step]
         assert isinstance(first, FixedPointConv2d)
         x = self.step_spatial.exact(F.relu(first.exact(torch.cat(inputs, 1))))
-        return self.step_out.exact(F.relu(self.step_mid.exact(x)))
+        return F.relu(self.step_mid.exact(x))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lmvic_ns.codec.networks.fixed_point import ONE, FixedPointConv2d
 from lmvic_ns.codec.networks.hyper_context import HyperContext
-from lmvic_ns.codec.networks.layers import DepthwiseBlock, LevelModulation, LevelVector
+from lmvic_ns.codec.networks.layers import DepthwiseBlock, LevelModulation, LevelVector, PointwiseConv2d
 from lmvic_ns.codec.networks.rates import SCALE_MIN, SCALE_STEP, index_of_log_scale
 
 STEPS = 4
@@ -28,6 +28,19 @@ def step_masks(channels: int, height: int, width: int, device: torch.device | st
     column = (torch.arange(width, device=device) % 2)[None, None, :]
     key = group ^ (2 * row + column)
     return torch.stack([key == _POSITION_OF_STEP[step] for step in range(STEPS)])
+
+
+def step_places(step: int, channels: int) -> list[tuple[slice, tuple[slice, slice]]]:
+    """The same partition as slices: for each of the four lattice positions, the channels that a step codes there, and where
+    it lies.
+
+    Returns:
+        (channels, (rows, columns)) in the order in which a file holds them.
+    """
+    return [
+        (slice(position ^ _POSITION_OF_STEP[step], channels, 4), (slice(position // 2, None, 2), slice(position % 2, None, 2)))
+        for position in range(4)
+    ]
 
 
 @dataclass(frozen=True)
@@ -77,7 +90,7 @@ class EntropyNetworks(nn.Module):
         # encoder side of the hyper-latent: sees the latent and the prior, so that it can tell how well the prior fits
         width = p or s
         self.hyper_modulation = LevelModulation(width)
-        self.hyper_in = nn.Conv2d(m + (config.float_prior or config.exact_prior), width, 1)
+        self.hyper_in = PointwiseConv2d(m + (config.float_prior or config.exact_prior), width)
         self.hyper_down = nn.Sequential(
             DepthwiseBlock(width),
             nn.Conv2d(width, width, 2, stride=2),
@@ -109,14 +122,14 @@ class EntropyNetworks(nn.Module):
         if self.exact_means:
             self.prior_weight = nn.Parameter(torch.ones(m))
         else:
-            self.mean_prior = nn.Conv2d(s + config.float_prior, p, 1)
+            self.mean_prior = PointwiseConv2d(s + config.float_prior, p)
             self.mean_level = LevelModulation(p)
-            self.mean_in = nn.ModuleList([nn.Conv2d(p + (m if k else 0), p, 1) for k in range(STEPS)])
+            self.mean_in = nn.ModuleList([PointwiseConv2d(p + (m if k else 0), p) for k in range(STEPS)])
             self.mean_block = DepthwiseBlock(p)
-            self.mean_out = nn.Conv2d(p, m, 1)
+            self.mean_out = PointwiseConv2d(p, m)
             nn.init.normal_(self.mean_out.weight, std=0.1 / math.sqrt(p))
             self.reference_logit = LevelVector(m, 1.0)
-            self.reference_gate = nn.Conv2d(p, m, 1)
+            self.reference_gate = PointwiseConv2d(p, m)
             nn.init.zeros_(self.reference_gate.weight)
             for layer in (self.mean_out, self.reference_gate):
                 assert layer.bias is not None
@@ -160,16 +173,26 @@ class EntropyNetworks(nn.Module):
         """Share of the cross-view latent that is subtracted before coding, for each channel, 0..1."""
         return torch.sigmoid(self.reference_logit(level))
 
-    def _mean(self, step: int, features: Tensor, decoded: Tensor, level: Tensor, cross_view_latent: Tensor | None) -> Tensor:
+    def _mean_trunk(self, step: int, features: Tensor, decoded: Tensor) -> Tensor:
+        """Features that a step's means come from."""
+        x = features if step == 0 else torch.cat([features, decoded], 1)
+        return self.mean_block(F.leaky_relu(self.mean_in[step](x), 0.1))
+
+    def _mean(self, trunk: Tensor, level: Tensor, cross_view_latent: Tensor | None, channels: slice | None = None) -> Tensor:
         """Mean of what is left of the latent once `reference_weight * cross_view_latent` is subtracted.
 
         The gate moves the weight up or down for each position and channel: a mean of `(gate - weight) * cross_view_latent`.
+
+        Args:
+            trunk: of `_mean_trunk`.
+            level: quality level of each sample.
+            cross_view_latent: of these channels; None without a reference.
+            channels: the channels wanted; None for all.
         """
-        x = features if step == 0 else torch.cat([features, decoded], 1)
-        x = self.mean_block(F.leaky_relu(self.mean_in[step](x), 0.1))
-        mean = self.mean_out(x).float()
+        chosen = slice(None) if channels is None else channels
+        mean = self.mean_out(trunk, channels).float()
         if cross_view_latent is None:
             return mean
-        logit = self.reference_logit(level)
-        change = torch.sigmoid(logit + self.reference_gate(x).float()) - torch.sigmoid(logit)
+        logit = self.reference_logit(level)[:, chosen]
+        change = torch.sigmoid(logit + self.reference_gate(trunk, channels).float()) - torch.sigmoid(logit)
         return mean + change * cross_view_latent.float()

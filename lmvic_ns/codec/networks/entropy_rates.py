@@ -179,7 +179,7 @@ class EntropyRates(EntropyNetworks):
             if mean_features is None:
                 out, mean = out.chunk(2, 1)
             else:
-                mean = self._mean(step, mean_features, decoded.to(dtype), level, cross_view_latent)
+                mean = self._mean(self._mean_trunk(step, mean_features, decoded.to(dtype)), level, cross_view_latent)
             mean = (mean + guess) * gain
             residual = scaled - mean
             symbol, value = quantize(residual, mean, gain)

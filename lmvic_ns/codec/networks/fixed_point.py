@@ -56,12 +56,19 @@ class FixedPointConv2d(nn.Conv2d):
             out = out + self.bias[None, :, None]
         return out.reshape(b, self.out_channels, h, w)
 
-    def exact(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
-        """The convolution on fixed-point values (integers in float64, multiples of 2^-12)."""
-        weight = torch.floor(self.weight.detach().double() * (1 << WEIGHT_BITS) + 0.5).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
+    def exact(self, x: Float[Tensor, "b c h w"], channels: slice | None = None) -> Float[Tensor, "b o h w"]:
+        """The convolution on fixed-point values (integers in float64, multiples of 2^-12).
+
+        Args:
+            x: input.
+            channels: the outputs wanted of a 1x1 convolution; None for all.
+        """
+        chosen = slice(None) if channels is None else channels
+        weight = torch.floor(self.weight.detach()[chosen].double() * (1 << WEIGHT_BITS) + 0.5)
+        weight = weight.clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
         if self.kernel_size == (1, 1):
             b, c, h, w = x.shape
-            total = (weight.reshape(1, self.out_channels, c) @ x.reshape(b, c, h * w)).reshape(b, -1, h, w)
+            total = (weight.reshape(1, -1, c) @ x.reshape(b, c, h * w)).reshape(b, -1, h, w)
         else:
             h, w = x.shape[-2:]
             padded = F.pad(x, (1, 1, 1, 1))
@@ -72,7 +79,7 @@ class FixedPointConv2d(nn.Conv2d):
                         total + padded[..., row : row + h, column : column + w] * weight[None, :, 0, row, column, None, None]
                     )
         if self.bias is not None:
-            bias = torch.floor(self.bias.detach().double() * float(1 << (VALUE_BITS + WEIGHT_BITS)) + 0.5)
+            bias = torch.floor(self.bias.detach()[chosen].double() * float(1 << (VALUE_BITS + WEIGHT_BITS)) + 0.5)
             total = total + bias[None, :, None, None]
         return rescale(total, WEIGHT_BITS)
 

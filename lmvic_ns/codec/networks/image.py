@@ -18,12 +18,15 @@ from torch import Tensor, nn
 from lmvic_ns.codec.networks.entropy import EntropyConfig, EntropyModel
 from lmvic_ns.codec.networks.fixed_point import ONE
 from lmvic_ns.codec.networks.layers import (
+    STRIP_POSITIONS,
     DepthwiseBlock,
     LevelModulation,
+    PointwiseConv2d,
     anchor_levels,
     dct_deviations,
     dct_merge_weight,
     dct_weight,
+    in_strips,
     significant,
 )
 from lmvic_ns.codec.quality import coding_noise_of_level, lambda_of_level, step_of_lambda
@@ -119,22 +122,22 @@ class ImageCodec(nn.Module):
             config.encoder_blocks // 2,
             config.decoder_blocks // 2,
         )
-        self.analysis_in = nn.Conv2d(3 * PATCH**2, c, 1)
+        self.analysis_in = PointwiseConv2d(3 * PATCH**2, c)
         self.analysis_level = LevelModulation(c)
         self.analysis_first = nn.Sequential(*[DepthwiseBlock(c) for _ in range(half_e)])
         self.analysis_second = nn.Sequential(*[DepthwiseBlock(c) for _ in range(config.encoder_blocks - half_e)])
-        self.analysis_down = nn.Conv2d(4 * c, m, 1)
+        self.analysis_down = PointwiseConv2d(4 * c, m)
         self.analysis_latent = nn.Sequential(*[DepthwiseBlock(m) for _ in range(config.latent_blocks)])
 
         self.synthesis_level = LevelModulation(m)
         self.synthesis_latent = nn.Sequential(*[DepthwiseBlock(m) for _ in range(config.latent_blocks)])
-        self.synthesis_up = nn.Conv2d(m, 4 * c, 1)
+        self.synthesis_up = PointwiseConv2d(m, 4 * c)
         self.synthesis_level8 = LevelModulation(c)
         self.synthesis_first = nn.Sequential(*[DepthwiseBlock(c) for _ in range(half_d)])
         self.synthesis_second = nn.Sequential(*[DepthwiseBlock(c) for _ in range(config.decoder_blocks - half_d)])
-        self.synthesis_out = nn.Conv2d(c, 3 * PATCH**2, 1)
+        self.synthesis_out = PointwiseConv2d(c, 3 * PATCH**2)
 
-        self.trust = nn.Conv2d(2 * c, PATCH**2, 1)
+        self.trust = PointwiseConv2d(2 * c, PATCH**2)
         nn.init.zeros_(self.trust.weight)
         assert self.trust.bias is not None
         nn.init.zeros_(self.trust.bias)
@@ -175,9 +178,14 @@ class ImageCodec(nn.Module):
 
     def analysis(self, image: Float[Tensor, "b 3 h w"], level: Float[Tensor, "b"]) -> Float[Tensor, "b m h16 w16"]:
         """Unit-variance latent of a padded image."""
-        x = self.analysis_level(self.analysis_in(F.pixel_unshuffle(image - 0.5, PATCH)), level)
-        x = self.analysis_second(self.analysis_first(x))
-        return self.analysis_latent(self.analysis_down(F.pixel_unshuffle(x, 2)))
+
+        def latent(part: Tensor) -> tuple[Tensor]:
+            x = self.analysis_level(self.analysis_in(F.pixel_unshuffle(part - 0.5, PATCH)), level)
+            x = self.analysis_second(self.analysis_first(x))
+            return (self.analysis_latent(self.analysis_down(F.pixel_unshuffle(x, 2))),)
+
+        halo = len(self.analysis_latent) + -(-(len(self.analysis_first) + len(self.analysis_second)) // 2)
+        return in_strips(latent, image, 2 * PATCH, halo, _strip(image.shape[-1] // (2 * PATCH)))[0]
 
     def synthesis(
         self, latent: Float[Tensor, "b m h16 w16"], level: Float[Tensor, "b"], context: ImageContext | None
@@ -190,11 +198,19 @@ class ImageCodec(nn.Module):
             context: cross-view prediction; where the decoded view agrees with it, what the transforms lose of the warped
                 picture is added back.
         """
+        halo = len(self.synthesis_latent) + -(-(len(self.synthesis_first) + len(self.synthesis_second)) // 2)
+        strip = _strip(latent.shape[-1])
         if context is None:
-            return self._picture(latent, level)[0]
-        pictures, features = self._picture(torch.cat([latent, context.latent.to(latent.dtype)]), torch.cat([level, level]))
-        decoded, shown = pictures.chunk(2)
-        trust = self._trust((decoded - shown).float(), torch.cat(features.chunk(2), 1), level) * context.mask.float()
+            return in_strips(lambda part: self._picture(part, level)[:1], latent, 1, halo, strip)[0]
+        levels = torch.cat([level, level])
+
+        def both(part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            pictures, features = self._picture(torch.cat(part.chunk(2, 1)), levels)
+            scale = F.pixel_shuffle(self.trust(torch.cat(features.chunk(2), 1)).float().clamp(-8, 8), PATCH)
+            return (*pictures.chunk(2), scale)
+
+        decoded, shown, scale = in_strips(both, torch.cat([latent, context.latent.to(latent.dtype)], 1), 1, halo, strip)
+        trust = self._trust((decoded - shown).float(), scale, level) * context.mask.float()
         return decoded + trust.to(decoded.dtype) * (context.aligned - shown)
 
     def _picture(self, latent: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,17 +220,17 @@ class ImageCodec(nn.Module):
         x = self.synthesis_second(self.synthesis_first(x))
         return F.pixel_shuffle(self.synthesis_out(x), PATCH) + 0.5, x
 
-    def _trust(self, change: Tensor, features: Tensor, level: Tensor) -> Tensor:
+    @staticmethod
+    def _trust(change: Tensor, scale: Tensor, level: Tensor) -> Tensor:
         """How far the warped picture is trusted at each pixel: 1 where the decoded view does not differ from it.
 
         Args:
             change: decoded view less what the warped picture's latent looks like.
-            features: synthesis features of both.
+            scale: logarithm of how much a change tells there, by the synthesis features of both.
             level: quality level of each sample.
         """
         error = _box(change.square().mean(1, keepdim=True), _TRUST_WINDOW)
         tolerance = _TOLERANCE * coding_noise_of_level(level)[:, None, None, None]
-        scale = F.pixel_shuffle(self.trust(features).float().clamp(-8, 8), PATCH)
         return 1 / (1 + (error / tolerance * scale.exp()).square())
 
     @staticmethod
@@ -223,6 +239,11 @@ class ImageCodec(nn.Module):
         if context is None:
             return None, None, None
         return context.coverage, torch.cat([context.latent, context.coverage.to(context.latent.dtype)], 1), context.latent
+
+
+def _strip(columns: int) -> int:
+    """Rows of latents in a strip."""
+    return max(4, STRIP_POSITIONS // columns)
 
 
 def _box(x: Float[Tensor, "b 1 h w"], size: int) -> Float[Tensor, "b 1 h w"]:
