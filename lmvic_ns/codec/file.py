@@ -21,7 +21,7 @@ from lmvic_ns.bitstream.sources import Source
 from lmvic_ns.capture.photographs import PhotographData
 from lmvic_ns.capture.sections import FileCapture
 from lmvic_ns.codec.multiview import MultiViewCodec, load_codec
-from lmvic_ns.codec.planning import file_cameras, find_views, scene_camera
+from lmvic_ns.codec.planning import file_cameras, find_views, scene_cameras
 from lmvic_ns.codec.state import ReferenceState
 from lmvic_ns.codec.weights import weights_names
 from lmvic_ns.errors import LmvicError, WeightsError
@@ -164,7 +164,7 @@ class LmvicFile(Sequence[FileView]):
         self._header = self._reader.header
         self._weights, self._device, self._cache_bytes = weights, device, cache_bytes
         self.names = [view.name for view in self._header.views]
-        self.cameras = Cameras.cat([scene_camera(self._header, view) for view in range(len(self.names))])
+        self.cameras = scene_cameras(self._header)
         self._codec: MultiViewCodec | None = None
         self._capture: FileCapture | None = None
         self._lock = threading.RLock()

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -28,7 +29,7 @@ from lmvic_ns.codec.planning import (
     inverse_depth_scale,
     quality_offsets,
     root_depth_step,
-    scene_camera,
+    scene_cameras,
 )
 from lmvic_ns.codec.quality import LEVELS
 from lmvic_ns.codec.view_mode import Mode
@@ -179,7 +180,8 @@ class MultiViewCodec:
     ) -> list[EncodedView]:
         """Writes a scene into one file.
 
-        Views are coded depth first along the tree, so that only the ancestors of one view are held in memory.
+        Views are coded depth first along the tree; a decoded view is held in memory until the last view that refers to it is
+        coded.
 
         Args:
             scene: images, cameras and (for anything but independent views) inverse depth.
@@ -247,11 +249,15 @@ class MultiViewCodec:
         for view in order:
             children.setdefault(tree.parent[view], []).append(view)
         has_children = {parent for parent in children if parent >= 0}
+        waiting = {parent: len(children[parent]) for parent in has_children}
         with Writer(path, header, resume=options.resume, settings=options.settings) as writer:
             for view in order:
                 parent = tree.parent[view]
-                states = _ancestors_only(states, tree, view)
                 reference = states.get(parent)
+                if parent >= 0:
+                    waiting[parent] -= 1
+                    if not waiting[parent]:
+                        states.pop(parent, None)
                 if view in writer.done:
                     unit = writer.unit(view)
                     depth_part, image_part, psnr = unit.depth, unit.image, None
@@ -338,6 +344,7 @@ class MultiViewCodec:
             if view in needed:
                 children[tree.parent[view]].append(view)
         cameras = file_cameras(header)
+        shown = scene_cameras(header)
         sizes = reader.sizes()
         failed: dict[int, str] = {}
 
@@ -350,38 +357,43 @@ class MultiViewCodec:
             size = sizes[view]
             has_depth = size is not None and size.depth > 0
             depth = state.inverse_depth[0] * header.inverse_depth_scale if has_depth else None
-            return DecodedView(view, record.name, state.image[0], depth, scene_camera(header, view))
+            return DecodedView(view, record.name, state.image[0], depth, shown[view])
 
         def give_up(view: int, reason: str) -> None:
             for lost in (view, *_descendants(children, view)):
                 if lost in wanted:
                     failed[lost] = reason
 
+        # depth first, so that few views wait for others: the last of the list comes next
+        ready: list[tuple[int, ReferenceState | None]] = [(view, None) for view in reversed(children[-1])]
+
+        def finish(view: int, decode: Callable[[], ReferenceState]) -> ReferenceState | None:
+            try:
+                state = decode()
+            except BitstreamError as error:
+                give_up(view, str(error))
+                return None
+            ready.extend((child, state) for child in reversed(children[view]))
+            return state
+
         if workers <= 1:
-            stack: list[tuple[int, ReferenceState | None]] = [(view, None) for view in reversed(children[-1])]
-            while stack:
-                view, reference = stack.pop()
-                try:
-                    state = run(view, reference)
-                except BitstreamError as error:
-                    give_up(view, str(error))
-                    continue
-                if view in wanted:
+            while ready:
+                view, reference = ready.pop()
+                state = finish(view, partial(run, view, reference))
+                if state is not None and view in wanted:
                     yield result(view, state)
-                stack.extend((child, state) for child in reversed(children[view]))
         else:
             with ThreadPoolExecutor(workers) as pool:
-                running: dict[Future[ReferenceState], int] = {pool.submit(run, view, None): view for view in children[-1]}
-                while running:
+                running: dict[Future[ReferenceState], int] = {}
+                while ready or running:
+                    while ready and len(running) < workers:
+                        view, reference = ready.pop()
+                        running[pool.submit(run, view, reference)] = view
+                    reference = None  # nothing holds on to a state that is not needed any more
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         view = running.pop(future)
-                        try:
-                            state = future.result()
-                        except BitstreamError as error:
-                            give_up(view, str(error))
-                            continue
-                        running.update({pool.submit(run, child, state): child for child in children[view]})
-                        if view in wanted:
+                        state = finish(view, future.result)
+                        if state is not None and view in wanted:
                             yield result(view, state)
         if problems is not None:
             problems.update(failed)
@@ -448,11 +460,6 @@ def load_codec(weights: str | Path = "tiny", device: torch.device | str = "cpu")
         WeightsError: there are no such weights.
     """
     return MultiViewCodec(load_weights(weights), device)
-
-
-def _ancestors_only(states: dict[int, ReferenceState], tree: ReferenceTree, view: int) -> dict[int, ReferenceState]:
-    keep = set(tree.ancestors(view))
-    return {number: state for number, state in states.items() if number in keep}
 
 
 def _descendants(children: Mapping[int, Sequence[int]], view: int) -> list[int]:

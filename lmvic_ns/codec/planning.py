@@ -17,9 +17,8 @@ from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.tree.ordering import (
     ReferenceTree,
     independent_views,
-    pose_distance,
-    reference_tree,
     scene_translation_scale,
+    scene_tree,
 )
 
 LEVELS_PER_DOUBLING = 3
@@ -35,9 +34,7 @@ def default_tree(scene: MultiViewScene, max_depth: int | None = 8) -> ReferenceT
     """The reference tree of a scene by the paper's distance (8), or independent views without depth."""
     if not scene.has_depth or len(scene) == 1:
         return independent_views(len(scene))
-    return reference_tree(
-        pose_distance(scene.cameras.world_to_camera, translation_scale=translation_scale(scene)), max_depth=max_depth
-    )
+    return scene_tree(scene.cameras.world_to_camera, translation_scale=translation_scale(scene), max_depth=max_depth)
 
 
 def translation_scale(scene: MultiViewScene) -> float:
@@ -117,9 +114,9 @@ def quality_offsets(tree: ReferenceTree) -> tuple[int, ...]:
         tree: which view refers to which.
     """
     descendants = [0] * len(tree)
-    for view in range(len(tree)):
-        for ancestor in tree.ancestors(view):
-            descendants[ancestor] += 1
+    for view in reversed(tree.order):
+        if tree.parent[view] >= 0:
+            descendants[tree.parent[view]] += 1 + descendants[view]
     levels = [LEVELS_PER_DOUBLING * math.log2(1 + count) for count in descendants]
     mean = sum(levels) / len(levels)
     return tuple(min(max(round(level - mean), OFFSET_RANGE[0]), OFFSET_RANGE[1]) for level in levels)
@@ -132,9 +129,14 @@ def file_cameras(header: FileHeader) -> Cameras:
     return _cameras(header, world_to_camera)
 
 
+def scene_cameras(header: FileHeader) -> Cameras:
+    """Cameras of a file in scene units."""
+    return _cameras(header, torch.from_numpy(header.world_to_camera()))
+
+
 def scene_camera(header: FileHeader, view: int) -> Cameras:
-    """The camera of one view in scene units."""
-    return _cameras(header, torch.from_numpy(header.world_to_camera()))[view]
+    """The camera of one view in scene units; `scene_cameras` gives many at once."""
+    return scene_cameras(header)[view]
 
 
 def _cameras(header: FileHeader, world_to_camera: Tensor) -> Cameras:

@@ -12,6 +12,7 @@ from lmvic_ns.bitstream.partial import SETTINGS_TAG
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.capture import SECTION_NAMES
 from lmvic_ns.errors import BitstreamError
+from lmvic_ns.tree.reference_tree import ReferenceTree
 
 MAX_ROWS = 200
 
@@ -121,7 +122,8 @@ def print_info(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> int:
         facts.add_row("quality", f"{header.quality:g} of 0..63")
         facts.add_row("weights needed", f"{header.weights_name} (preset {header.preset}, {header.weights_hash.hex()})")
         facts.add_row("nearest depth", f"{1 / header.inverse_depth_scale:.4g} scene units")
-        deepest = max(len(reader.ancestors(view)) for view in range(len(header.views)))
+        depth = ReferenceTree.from_parents(header.order, [view.parent for view in header.views]).depth
+        deepest = max(depth)
         roots = sum(view.parent < 0 for view in header.views)
         facts.add_row("references", f"{roots} without, {len(header.views) - roots} with one; at most {deepest} deep")
         problems = damaged_sections(reader)
@@ -159,7 +161,7 @@ def print_info(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> int:
             table.add_column(title, justify="left" if title in ("name", "refers to") else "right")
         for number in header.order[:MAX_ROWS]:
             view, size = header.views[number], sizes[number]
-            indent = "  " * len(reader.ancestors(number))
+            indent = "  " * min(depth[number], 16)
             parent = header.views[view.parent].name if view.parent >= 0 else "-"
             if size is None or number in lost:
                 state = "to come" if reader.unfinished and not reader.written(number) else "lost"

@@ -24,9 +24,15 @@ __all__ = [
     "pose_distance",
     "reference_tree",
     "scene_translation_scale",
+    "scene_tree",
 ]
 
 _HUBS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # numbers of hubs that are tried, the root included
+MOST_VIEWS_OF_A_TREE = 2048
+"""Larger scenes are cut into neighbourhoods with a tree each: distances of all pairs take 8 bytes times the views squared."""
+_NEIGHBOURHOOD = 256
+_FEW_HUBS = (4, 16)
+MOST_VIEWS_OF_A_CHAIN = 20_000
 
 
 def pose_distance(
@@ -57,10 +63,7 @@ def pose_distance(
     """
     if not (translation_scale > 0 and np.isfinite(translation_scale)):
         raise ValueError(f"translation_scale must be positive and finite, not {translation_scale}")
-    transforms = torch.as_tensor(world_to_camera).to(torch.float64)
-    rotation = transforms[:, :3, :3].transpose(1, 2)
-    center = -(rotation * transforms[:, None, :3, 3]).sum(-1, keepdim=True) / translation_scale
-    pose = torch.cat([rotation, center], dim=2)
+    pose = _pose_vectors(world_to_camera, translation_scale).unflatten(1, (3, 4))
     views = len(pose)
     if norm == "frobenius":
         squared = torch.zeros(views, views, dtype=torch.float64, device=pose.device)
@@ -77,6 +80,49 @@ def pose_distance(
         distances[second, first] = largest
         return distances
     raise ValueError(f"unknown norm {norm!r}: use 'frobenius' or 'spectral'")
+
+
+def _pose_vectors(world_to_camera: Float[Tensor, "v 4 4"], translation_scale: float) -> Float[Tensor, "v 12"]:
+    """Poses as vectors whose Euclidean distance is (8)."""
+    transforms = torch.as_tensor(world_to_camera).to(torch.float64)
+    rotation = transforms[:, :3, :3].transpose(1, 2)
+    center = -(rotation * transforms[:, None, :3, 3]).sum(-1, keepdim=True) / translation_scale
+    return torch.cat([rotation, center], dim=2).flatten(1)
+
+
+def scene_tree(
+    world_to_camera: Float[Tensor, "v 4 4"], *, translation_scale: float, max_depth: int | None = 8
+) -> ReferenceTree:
+    """The reference tree of a scene by the paper's distance (8), for any number of views.
+
+    More than `MOST_VIEWS_OF_A_TREE` views are halved by their poses until 256 or fewer are left, and each such neighbourhood
+    has a tree, and a root, of its own.
+
+    Raises:
+        ValueError: as `pose_distance` and `reference_tree`.
+    """
+    views = len(world_to_camera)
+    if views <= MOST_VIEWS_OF_A_TREE:
+        return reference_tree(pose_distance(world_to_camera, translation_scale=translation_scale), max_depth=max_depth)
+    vectors = _pose_vectors(world_to_camera, translation_scale).numpy()
+    if not np.isfinite(vectors).all():
+        raise ValueError("distances must be finite and not negative: is there a view without a pose?")
+    order: list[int] = []
+    parent = np.full(views, -1)
+    parts = [np.arange(views)]
+    while parts:
+        part = parts.pop()
+        if len(part) > _NEIGHBOURHOOD:
+            axis = int(np.ptp(vectors[part], axis=0).argmax())
+            ranked = part[np.argsort(vectors[part, axis], kind="stable")]
+            parts += [np.sort(ranked[len(part) // 2 :]), np.sort(ranked[: len(part) // 2])]
+            continue
+        apart = pose_distance(world_to_camera[torch.from_numpy(part)], translation_scale=translation_scale)
+        tree = reference_tree(apart, max_depth=max_depth, hubs=_FEW_HUBS)
+        order += part[list(tree.order)].tolist()
+        above = np.array(tree.parent)
+        parent[part[above >= 0]] = part[above[above >= 0]]
+    return ReferenceTree.from_parents(order, parent.tolist())
 
 
 def scene_translation_scale(inverse_depths: Sequence[Float[Tensor, "h w"]], cameras: Cameras) -> float:
@@ -137,7 +183,7 @@ def covisibility(
     return shares
 
 
-def reference_tree(distances: Float[Tensor, "v v"], *, max_depth: int | None = 8) -> ReferenceTree:
+def reference_tree(distances: Float[Tensor, "v v"], *, max_depth: int | None = 8, hubs: Sequence[int] = _HUBS) -> ReferenceTree:
     """Prim's algorithm from the medoid, at most `max_depth` references deep: views refer to near views coded before them.
 
     Without the bound (None), or where it does not bind, the result is a minimum spanning tree, so its length is at most
@@ -160,11 +206,11 @@ def reference_tree(distances: Float[Tensor, "v v"], *, max_depth: int | None = 8
         tree = GrowingTree(matrix, root)
         tree.grow(everything, max_depth)
         spread = farthest_first(matrix, root)
-        for hubs in (h for h in _HUBS if h <= views // 2):
+        for count in (h for h in hubs if h <= views // 2):
             for hub_depth in sorted({max_depth // 2, max_depth - 3, max_depth - 1}):
                 if hub_depth >= 1:
                     other = GrowingTree(matrix, root)
-                    other.grow(spread[:hubs], hub_depth)
+                    other.grow(spread[:count], hub_depth)
                     other.grow(everything, max_depth)
                     tree = min(tree, other, key=lambda t: t.length)
     return ReferenceTree(tuple(tree.order), tuple(tree.parent.tolist()), tuple(tree.depth.tolist()))

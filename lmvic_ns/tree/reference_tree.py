@@ -98,7 +98,9 @@ class ReferenceTree:
         """These views and everything they depend on, in coding order."""
         needed: set[int] = set()
         for view in views:
-            needed.update((view, *self.ancestors(view)))
+            while view != -1 and view not in needed:
+                needed.add(view)
+                view = self.parent[view]
         return tuple(v for v in self.order if v in needed)
 
     def total_length(self, distances: Float[Tensor, "v v"]) -> float:

@@ -31,7 +31,7 @@ from lmvic_ns.report.results import DO_NOT_RELY, EncodedFile, closing_line, know
 from lmvic_ns.report.terminal import duration_text, progress, say, size_text
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.sparse_points.sections import left_out, point_sections
-from lmvic_ns.tree.ordering import ReferenceTree, greedy_chain, independent_views, pose_distance
+from lmvic_ns.tree.ordering import MOST_VIEWS_OF_A_CHAIN, ReferenceTree, greedy_chain, independent_views, pose_distance
 from lmvic_ns.workflows.options import CodingOptions
 
 _OUTLOOK_VIEWS = 6
@@ -113,6 +113,8 @@ def build_tree(scene: MultiViewScene, options: CodingOptions) -> ReferenceTree:
     if options.reference_structure == "none" or not scene.has_depth or len(scene) == 1:
         return independent_views(len(scene))
     if options.reference_structure == "chain":
+        if len(scene) > MOST_VIEWS_OF_A_CHAIN:
+            raise LmvicError(f"a chain of {len(scene)} views is too long to plan: use --reference-structure tree")
         return greedy_chain(pose_distance(scene.cameras.world_to_camera, translation_scale=translation_scale(scene)))
     return default_tree(scene, options.max_depth)
 

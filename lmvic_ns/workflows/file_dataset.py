@@ -20,7 +20,6 @@ from lmvic_ns.bitstream.sources import is_address
 from lmvic_ns.capture.records import SPLIT_LISTS
 from lmvic_ns.codec.file import LmvicFile
 from lmvic_ns.codec.multiview import DecodedView
-from lmvic_ns.codec.planning import scene_camera
 from lmvic_ns.report.terminal import progress
 from lmvic_ns.sparse_points.exact import write_ply
 from lmvic_ns.sparse_points.sections import FilePoints
@@ -153,7 +152,7 @@ class FileDataset:
             with progress("decoding for the points' colours", len(self.file)) as step:
                 for view in self.file.reader.header.order:
                     state = self.file.state(view)
-                    camera = scene_camera(self.file.reader.header, view)
+                    camera = self.file.cameras[view]
                     found.add_view(DecodedView(view, self.file.names[view], state.image[0].cpu(), None, camera))
                     self.make(self.layout.views[view].image)
                     step(self.file.names[view])
