@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from lmvic_ns.codec.depth.learned import CODED_DEPTH_MARGIN, DEPTH_FACTOR, pad_d
 from lmvic_ns.codec.depth.quadtree import QUADTREE
 from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.latent_refinement import LatentRefinement, refine_latent
+from lmvic_ns.codec.networks.fixed_point import ONE
 from lmvic_ns.codec.networks.image import STRIDE, ImageContext, fixed_coverage
 from lmvic_ns.codec.networks.layers import pad_to_multiple
 from lmvic_ns.codec.pictures.av1 import (
@@ -70,6 +72,7 @@ class CodedView:
 
 
 _CLOSE = 1.03
+_AV1_GAIN = 0.3
 
 
 def _cost(view: CodedView) -> float:
@@ -119,7 +122,7 @@ class ViewEncoder:
                 self._match_illumination(inverse_depth)
         coded = self._with_depth(inverse_depth, depth_level, effort)
         candidates = [coded]
-        if effort.alone and coded.mode.mode is Mode.PREDICTED:
+        if effort.alone and coded.mode.mode is Mode.PREDICTED and self._may_pay_alone(coded):
             # a reference that does not pay is not used
             candidates.append(self._code_image(coded.depth, coded.state.inverse_depth, predicted=False))
         coded = min(candidates, key=_cost)
@@ -135,6 +138,19 @@ class ViewEncoder:
         if effort.av1 is not None:
             coded = self._or_av1(coded, effort.av1, effort.loop_filter)
         return self._or_stored(coded) if effort.stored else coded
+
+    def _may_pay_alone(self, predicted: CodedView, gain: float = 0.05) -> bool:
+        """Whether the view could be cheaper without its reference, by the estimate of its bits.
+
+        Args:
+            predicted: the view with it, by the networks.
+            gain: share of its cost by which the view alone may be cheaper than estimated.
+        """
+        if not math.isfinite(predicted.cost):
+            return True
+        ratio = self._estimated_bits(None) / max(self._estimated_bits(predicted.context), 1.0)
+        more = 8 * len(predicted.symbols) * (ratio - 1) / (self.size[0] * self.size[1])
+        return more < gain * predicted.cost
 
     @cached_property
     def _latent(self) -> Tensor:
@@ -185,16 +201,52 @@ class ViewEncoder:
         """The view with its depth as the quadtree that warps best for its bits."""
         assert effort.depth_search is not None
         encoder = self.model.quadtree_encoder(self.image, self.cameras, target, self.reference, self.level, effort.depth_search)
+        start = self.level if depth_level is None else depth_level
+        part, depth = encoder(start)
+        first = self._code_image(bytes([QUADTREE]) + part, depth)
+        if not encoder.predicted or depth_level is not None or not effort.depth_level_stride or first.context is None:
+            return first
+        # other levels are compared by an estimate, and only the best of them is coded
+        per_bit = 8 * len(first.symbols) / max(self._estimated_bits(first.context), 1.0)
+        known = first.cost * self.size[0] * self.size[1] - per_bit * self._estimated_bits(first.context) - 8 * len(part)
+        found: dict[int, tuple[bytes, Tensor, ImageContext]] = {}
 
-        def code(level: int) -> CodedView:
+        def estimate(level: int) -> float:
             part, depth = encoder(level)
-            return self._code_image(bytes([QUADTREE]) + part, depth)
+            context = self.model.decoder_context(self.reference, depth, self.cameras, self.size, self.quality)
+            assert context is not None
+            found[level] = part, depth, context
+            return known + 8 * len(part) + per_bit * self._estimated_bits(context)
 
-        if not encoder.predicted:
-            return code(self.level)
-        if depth_level is not None or not effort.depth_level_stride:
-            return code(self.level if depth_level is None else depth_level)
-        return self._at_best_level(code, self.level, effort.depth_level_stride)[0]
+        level = self._cheapest_level(estimate, first.cost * self.size[0] * self.size[1], start, effort.depth_level_stride)
+        if level == start or found[level][0] == part:
+            return first
+        part, depth, context = found[level]
+        return min(first, self._code_image(bytes([QUADTREE]) + part, depth, context=context), key=_cost)
+
+    def _estimated_bits(self, context: ImageContext | None) -> float:
+        """About how many bits the latent takes, up to a factor that a view's trials share: by its variance in 4x4 blocks."""
+        entropy = self.model.image.entropy
+        residual = self._latent
+        if context is not None:
+            residual = residual - entropy.reference_weight(self.quality) * context.latent
+        symbols = residual * (entropy.gain_table[self.level].to(residual.dtype) / ONE)[None, :, None, None]
+        variance = F.avg_pool2d(symbols.square(), 4, ceil_mode=True, count_include_pad=False)
+        return 8.0 * float(torch.log2(1 + 8 * variance).sum())
+
+    @staticmethod
+    def _cheapest_level(cost: Callable[[int], float], best: float, start: int, stride: int) -> int:
+        """Walks from a level, whose cost is `best`, by strides, upwards or else downwards, as long as it gets cheaper."""
+        level = start
+        for step in (stride, -stride):
+            while (trial := min(max(level + step, 0), LEVELS - 1)) != level:
+                trial_cost = cost(trial)
+                if trial_cost >= best:
+                    break
+                best, level = trial_cost, trial
+            if level != start:
+                break
+        return level
 
     @staticmethod
     def _at_best_level(code: Callable[[int], CodedView], start: int, stride: int) -> tuple[CodedView, int]:
@@ -217,6 +269,7 @@ class ViewEncoder:
         latents: tuple[Tensor, Tensor] | None = None,
         *,
         predicted: bool = True,
+        context: ImageContext | None = None,
     ) -> CodedView:
         """The image with this depth.
 
@@ -225,9 +278,9 @@ class ViewEncoder:
             decoded_depth: what decoders make of it.
             latents: as `refine_latent` gives them, in place of the analysis network's.
             predicted: use the reference, if there is one.
+            context: what the reference tells with this depth, where that is known.
         """
-        context = None
-        if predicted and depth:
+        if context is None and predicted and depth:
             context = self.model.decoder_context(self.reference, decoded_depth, self.cameras, self.size, self.quality)
         mode = ViewMode(Mode.ALONE) if context is None else ViewMode(Mode.PREDICTED, self.illumination)
         latent, hyper = (self._latent, None) if latents is None else (latents[0], torch.round(latents[1].double()))
@@ -278,7 +331,8 @@ class ViewEncoder:
         has_reference = self.reference is not None and bool(coded.depth)
         if has_reference and not search.predicted and coded.mode.mode.uses_reference:
             return coded
-        found = [self._as_av1(coded, search, None)]
+        alone = coded.mode.mode is not Mode.PREDICTED or self._may_pay_alone(coded, _AV1_GAIN)
+        found = [self._as_av1(coded, search, None)] if alone else []
         if has_reference and search.predicted:
             context = coded.context
             if context is None:

@@ -30,6 +30,7 @@ _LOW_QUALITY, _HIGH_QUALITY = 1, 98
 _STRIDE = 4
 _GREY = 128.0
 _TEMPORAL_DELIMITER, _SEQUENCE_HEADER = b"\x12\x00", 0x0A  # OBU headers (AV1 specification, section 5.3)
+_BAND, _SAMPLE_PIXELS = 64, 1 << 18
 _ALSO_TRIED = 1.05  # subsampled chroma is tried too, and probes up to so much dearer go on
 
 
@@ -117,21 +118,29 @@ def best_av1_picture(
     height, width = target.shape[-2:]
     if height * width > MOST_PIXELS or max(height, width) > 65536 or not av1_available():
         return None
-    values = (target[0].float().cpu() * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-    picture = Image.fromarray(np.ascontiguousarray(values))
     tried: dict[tuple[int, int], Av1Picture] = {}
 
-    def cost(quality: int, chroma: int = 1, speed: int | None = None) -> float:
+    def coded(quality: int, chroma: int, speed: int) -> Av1Picture:
+        data = _encode(picture, quality, chroma, speed)
+        image = read_av1_picture(data, (height, width), "view")
+        return Av1Picture(data, image, weight * decoded_error(image) + 8 * len(data) / (height * width))
+
+    def cost(quality: int, chroma: int = 1) -> float:
         key = quality, chroma
-        if key not in tried or speed is not None:
-            data = _encode(picture, quality, chroma, search.search_speed if speed is None else speed)
-            image = read_av1_picture(data, (height, width), "view")
-            tried[key] = Av1Picture(data, image, weight * decoded_error(image) + 8 * len(data) / (height * width))
+        if key not in tried:
+            if sample is None:
+                tried[key] = coded(quality, chroma, search.search_speed)
+            else:
+                data = _encode(_picture_of(sample), quality, chroma, search.search_speed)
+                image = read_av1_picture(data, (sample.shape[-2], width), "sample")
+                error = (image - sample.cpu()).square().mean().item()
+                tried[key] = Av1Picture(data, image, weight * error + 8 * len(data) / (sample.shape[-2] * width))
         return tried[key].cost
 
     try:
+        picture, sample = _picture_of(target), _bands(target)
         quality = _first_quality(weight)
-        if cost(quality) > most_cost * (_ALSO_TRIED + 0.1):
+        if sample is None and cost(quality) > most_cost * (_ALSO_TRIED + 0.1):
             return None
         for stride in (_STRIDE, _STRIDE // 2):
             for step in (stride, -stride):
@@ -141,13 +150,27 @@ def best_av1_picture(
                 if quality != start:
                     break
         chroma = int(cost(quality) <= cost(quality, 0))
-        if tried[quality, chroma].cost > most_cost * _ALSO_TRIED:
+        if sample is None and tried[quality, chroma].cost > most_cost * _ALSO_TRIED:
             return None
-        if search.final_speed != search.search_speed:
-            cost(quality, chroma, search.final_speed)
+        if sample is None and search.final_speed == search.search_speed:
+            return tried[quality, chroma]
+        return coded(quality, chroma, search.final_speed)
     except (OSError, ValueError, RuntimeError, BitstreamError):  # a size or an option that this libavif does not take
         return None
-    return tried[quality, chroma]
+
+
+def _picture_of(target: Float[Tensor, "1 3 h w"]) -> Image.Image:
+    values = (target[0].float().cpu() * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    return Image.fromarray(np.ascontiguousarray(values))
+
+
+def _bands(target: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 3 s w"] | None:
+    """Bands of rows from all over a large picture, by which its best quality is found; None for a small one."""
+    height, width = target.shape[-2:]
+    every = height * width // _SAMPLE_PIXELS
+    if every < 2:
+        return None
+    return torch.cat([target[..., top : top + _BAND, :] for top in range(0, height - _BAND + 1, every * _BAND)], -2)
 
 
 def difference_prediction(aligned: Float[Tensor, "1 3 h w"], mask: Float[Tensor, "1 1 h w"]) -> Float[Tensor, "1 3 h w"]:

@@ -39,6 +39,7 @@ _SQUARE = ((0, 1), (1, -1), (1, 0), (1, 1))
 _CLIP = 1.7  # in standard deviations of the coding noise
 _TRUST = 4.0  # a reference that differs by so many times the coding noise counts a quarter
 _ROWS = 128  # strips bound memory
+_FITTED_ROWS, _FITTED_PIXELS = 16, 1 << 19  # a filter is fitted to so many pixels of a large picture, in strips of its rows
 _ROUNDS = 60
 
 
@@ -95,11 +96,13 @@ def fit_loop_filter(
         taps = planes.taps(colour)
         count = len(taps)
         gram, projection = torch.zeros(count, count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
-        for rows in planes.strips():
-            values = torch.stack([tap(rows) for tap in taps]).flatten(1).double()
-            gram += (values @ values.T).cpu()
-            projection += (values @ wanted[colour, rows].flatten().double()).cpu()
-        fitted.append(_cheapest(gram.numpy() * (weight * STEP**2), projection.numpy() * (weight * STEP)))
+        seen = list(planes.strips(_FITTED_ROWS))[:: max(1, round(wanted[0].numel() / _FITTED_PIXELS))]
+        for rows in seen:
+            values = torch.stack([tap(rows) for tap in taps]).flatten(1)
+            gram += (values @ values.T).double().cpu()
+            projection += (values @ wanted[colour, rows].flatten()).double().cpu()
+        share = sum(rows.stop - rows.start for rows in seen) / planes.height
+        fitted.append(_cheapest(gram.numpy() * (weight * STEP**2 / share), projection.numpy() * (weight * STEP / share)))
     found = LoopFilter(tuple(fitted))
     before = (decoded.float() - picture).square().sum().item()
     after = (apply_loop_filter(decoded, found, level, reference) - picture).square().sum().item()
@@ -191,9 +194,9 @@ class _Planes:
             trusted = difference / (1 + error / (_TRUST * noise)).square()
             self.warped = F.pad(_opponent(trusted)[None], (_REACH,) * 4, mode="replicate")[0]
 
-    def strips(self) -> Iterator[slice]:
-        for top in range(0, self.height, _ROWS):
-            yield slice(top, min(top + _ROWS, self.height))
+    def strips(self, rows: int = _ROWS) -> Iterator[slice]:
+        for top in range(0, self.height, rows):
+            yield slice(top, min(top + rows, self.height))
 
     def taps(self, colour: int) -> list[Tap]:
         """The taps of a colour, in the order of their coefficients."""

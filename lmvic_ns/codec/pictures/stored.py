@@ -104,7 +104,7 @@ def cheaper_picture(
     picture = Image.fromarray(values)
     original = torch.from_numpy(values.copy()).permute(2, 0, 1)[None].float() / 255
     lossless = cost == float("inf") or 8 * size > pixels or _few_colours(values)
-    tried = list(_towards(picture, original, error))
+    tried = list(_towards(picture, original, error, size))
     if lossless:
         tried += _lossless(picture, original)
     priced = [_Priced(stored, weight, original) for stored in tried]
@@ -132,8 +132,8 @@ def _jpeg(picture: Image.Image, quality: int) -> StoredPicture:
     return StoredPicture(data, read_stored_picture(data, (picture.height, picture.width), "view"))
 
 
-def _towards(picture: Image.Image, original: Tensor, error: float) -> Iterator[StoredPicture]:
-    """JPEGs on the way to the coded view's quality."""
+def _towards(picture: Image.Image, original: Tensor, error: float, size: int) -> Iterator[StoredPicture]:
+    """JPEGs on the way to the coded view's quality, until they are larger at less quality."""
     if max(picture.size) > _JPEG_SIDE:
         return
     low, high = 1, 98
@@ -141,7 +141,10 @@ def _towards(picture: Image.Image, original: Tensor, error: float) -> Iterator[S
         quality = (low + high) // 2
         stored = _jpeg(picture, quality)
         yield stored
-        if (stored.image - original).square().mean().item() <= error:
+        reached = (stored.image - original).square().mean().item() <= error
+        if not reached and len(stored.data) > size:
+            return  # a better one is larger still
+        if reached:
             high = quality - 1
         else:
             low = quality + 1
