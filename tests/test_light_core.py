@@ -64,3 +64,10 @@ def test_other_commands_say_what_to_install(command: tuple[str, ...], extra: str
     done = bare(*(places.get(word, word) for word in command))
     assert done.returncode == 2 and f"lmvic-ns[{extra}]" in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_loading_weights_imports_no_compiler() -> None:
+    """Arithmetic on torch's meta device would import torch._dynamo: two seconds and 180 MB at each start."""
+    program = "import sys; from lmvic_ns.codec import load_codec; load_codec(); print('torch._dynamo' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"

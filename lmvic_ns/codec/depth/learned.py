@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lmvic_ns.codec.networks.entropy import EntropyConfig, EntropyModel
 from lmvic_ns.codec.networks.fixed_point import ONE, FixedPointConv2d, fill_holes, from_fixed
-from lmvic_ns.codec.networks.layers import anchor_levels, dct_deviations, dct_weight, pad_to_multiple, significant
+from lmvic_ns.codec.networks.layers import anchor_levels, dct_deviations, dct_weight, pad_to_multiple, significant, start_normal
 from lmvic_ns.codec.quality import depth_lambda_of_level, step_of_lambda
 
 DEPTH_FACTOR = 4
@@ -63,10 +63,12 @@ class DepthCodec(nn.Module):
         super().__init__()
         self.config = config
         m, hidden = config.latent, config.hidden
-        deviations = dct_deviations(_BLOCK, 1) * DEPTH_RANGE
-        keep = significant(deviations, m)
-        deviations = deviations.flatten()[keep]
-        basis = dct_weight(_BLOCK, 1)[keep]
+        with torch.device("cpu"):  # see ImageCodec
+            deviations = dct_deviations(_BLOCK, 1) * DEPTH_RANGE
+            keep = significant(deviations, m)
+            deviations = deviations.flatten()[keep]
+            basis = dct_weight(_BLOCK, 1)[keep]
+            step = DEPTH_RANGE * step_of_lambda(depth_lambda_of_level(anchor_levels()), 1, float(DEPTH_FACTOR**2))
 
         def conv(outputs: int, inputs: int, weight: Tensor) -> FixedPointConv2d:
             layer = FixedPointConv2d(inputs, outputs)
@@ -85,10 +87,9 @@ class DepthCodec(nn.Module):
         self.synthesis_spatial = FixedPointConv2d(hidden, hidden, 3, groups=hidden)
         self.synthesis_mid = FixedPointConv2d(hidden, m)
         for last in (self.analysis_out, self.synthesis_mid):
-            nn.init.normal_(last.weight, std=0.02 / hidden**0.5)
+            start_normal(last.weight, 0.02 / hidden**0.5)
             assert last.bias is not None
             nn.init.zeros_(last.bias)
-        step = DEPTH_RANGE * step_of_lambda(depth_lambda_of_level(anchor_levels()), 1, float(DEPTH_FACTOR**2))
         self.entropy = EntropyModel(
             EntropyConfig(
                 latent=m,

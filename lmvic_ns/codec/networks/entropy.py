@@ -25,6 +25,7 @@ from lmvic_ns.codec.networks.fixed_point import (
     multiply_fixed,
     to_fixed,
 )
+from lmvic_ns.codec.networks.layers import STRIP_POSITIONS
 from lmvic_ns.codec.networks.rates import SCALE_COUNT, SCALE_STEP, thrifty_rounding
 from lmvic_ns.codec.symbols import SymbolCoder
 
@@ -187,13 +188,19 @@ class EntropyModel(EntropyRates):
         return self.features.exact(x) + self.level_bias_table[level].double()[None, :, None, None]
 
     def _exact_trunk(self, step: int, features: Tensor, symbols: Tensor, decoded: Tensor) -> Tensor:
-        inputs = [features]
-        if step and self.config.symbol_context:
-            table = _MAGNITUDES.to(symbols.device)
-            inputs.append(table[symbols.abs().clamp(max=len(table) - 1).long()])
-        if step and self.exact_means:
-            inputs.append(decoded)
         first = self.step_in[step]
         assert isinstance(first, FixedPointConv2d)
-        x = self.step_spatial.exact(F.relu(first.exact(torch.cat(inputs, 1))))
+        table = _MAGNITUDES.to(symbols.device)
+
+        def merged(rows: slice) -> Tensor:
+            inputs = [features[..., rows, :]]
+            if step and self.config.symbol_context:
+                inputs.append(table[symbols[..., rows, :].abs().clamp(max=len(table) - 1).long()])
+            if step and self.exact_means:
+                inputs.append(decoded[..., rows, :])
+            return F.relu(first.exact(torch.cat(inputs, 1)))
+
+        height, strip = features.shape[-2], max(1, STRIP_POSITIONS // features.shape[-1])
+        x = torch.cat([merged(slice(top, min(top + strip, height))) for top in range(0, height, strip)], -2)
+        x = self.step_spatial.exact(x)
         return F.relu(self.step_mid.exact(x))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lmvic_ns.codec.networks.fixed_point import ONE, FixedPointConv2d
 from lmvic_ns.codec.networks.hyper_context import HyperContext
-from lmvic_ns.codec.networks.layers import DepthwiseBlock, LevelModulation, LevelVector, PointwiseConv2d
+from lmvic_ns.codec.networks.layers import DepthwiseBlock, LevelModulation, LevelVector, PointwiseConv2d, start_normal
 from lmvic_ns.codec.networks.rates import SCALE_MIN, SCALE_STEP, index_of_log_scale
 
 STEPS = 4
@@ -127,7 +127,7 @@ class EntropyNetworks(nn.Module):
             self.mean_in = nn.ModuleList([PointwiseConv2d(p + (m if k else 0), p) for k in range(STEPS)])
             self.mean_block = DepthwiseBlock(p)
             self.mean_out = PointwiseConv2d(p, m)
-            nn.init.normal_(self.mean_out.weight, std=0.1 / math.sqrt(p))
+            start_normal(self.mean_out.weight, 0.1 / math.sqrt(p))
             self.reference_logit = LevelVector(m, 1.0)
             self.reference_gate = PointwiseConv2d(p, m)
             nn.init.zeros_(self.reference_gate.weight)

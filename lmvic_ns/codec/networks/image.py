@@ -142,13 +142,14 @@ class ImageCodec(nn.Module):
         assert self.trust.bias is not None
         nn.init.zeros_(self.trust.bias)
 
-        layout = _DctLayout(c, m)
+        with torch.device("cpu"):  # arithmetic on the meta device would import torch's compiler: two seconds and 180 MB
+            layout = _DctLayout(c, m)
+            weights = lambda_of_level(anchor_levels())
+            log_gain = torch.log(layout.deviations[None].float() / step_of_lambda(weights)[:, None])
         _set(self.analysis_in, layout.analysis8)
         _set(self.analysis_down, layout.analysis16)
         _set(self.synthesis_up, layout.synthesis16)
         _set(self.synthesis_out, layout.synthesis8)
-        weights = lambda_of_level(anchor_levels())
-        log_gain = torch.log(layout.deviations[None].float() / step_of_lambda(weights)[:, None])
         self.entropy = EntropyModel(
             EntropyConfig(
                 latent=m,
@@ -179,13 +180,13 @@ class ImageCodec(nn.Module):
     def analysis(self, image: Float[Tensor, "b 3 h w"], level: Float[Tensor, "b"]) -> Float[Tensor, "b m h16 w16"]:
         """Unit-variance latent of a padded image."""
 
-        def latent(part: Tensor) -> tuple[Tensor]:
+        def latent(part: Tensor) -> Tensor:
             x = self.analysis_level(self.analysis_in(F.pixel_unshuffle(part - 0.5, PATCH)), level)
             x = self.analysis_second(self.analysis_first(x))
-            return (self.analysis_latent(self.analysis_down(F.pixel_unshuffle(x, 2))),)
+            return self.analysis_latent(self.analysis_down(F.pixel_unshuffle(x, 2)))
 
         halo = len(self.analysis_latent) + -(-(len(self.analysis_first) + len(self.analysis_second)) // 2)
-        return in_strips(latent, image, 2 * PATCH, halo, _strip(image.shape[-1] // (2 * PATCH)))[0]
+        return in_strips(latent, [(image, 2 * PATCH)], halo, _strip(image.shape[-1] // (2 * PATCH)))
 
     def synthesis(
         self, latent: Float[Tensor, "b m h16 w16"], level: Float[Tensor, "b"], context: ImageContext | None
@@ -201,17 +202,18 @@ class ImageCodec(nn.Module):
         halo = len(self.synthesis_latent) + -(-(len(self.synthesis_first) + len(self.synthesis_second)) // 2)
         strip = _strip(latent.shape[-1])
         if context is None:
-            return in_strips(lambda part: self._picture(part, level)[:1], latent, 1, halo, strip)[0]
+            return in_strips(lambda part: self._picture(part, level)[0], [(latent, 1)], halo, strip)
         levels = torch.cat([level, level])
 
-        def both(part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            pictures, features = self._picture(torch.cat(part.chunk(2, 1)), levels)
+        def predicted(latent: Tensor, other: Tensor, aligned: Tensor, mask: Tensor) -> Tensor:
+            pictures, features = self._picture(torch.cat([latent, other]), levels)
+            decoded, shown = pictures.chunk(2)
             scale = F.pixel_shuffle(self.trust(torch.cat(features.chunk(2), 1)).float().clamp(-8, 8), PATCH)
-            return (*pictures.chunk(2), scale)
+            trust = self._trust((decoded - shown).float(), scale, level) * mask.float()
+            return decoded + trust.to(decoded.dtype) * (aligned - shown)
 
-        decoded, shown, scale = in_strips(both, torch.cat([latent, context.latent.to(latent.dtype)], 1), 1, halo, strip)
-        trust = self._trust((decoded - shown).float(), scale, level) * context.mask.float()
-        return decoded + trust.to(decoded.dtype) * (context.aligned - shown)
+        inputs = [(latent, 1), (context.latent.to(latent.dtype), 1), (context.aligned, 2 * PATCH), (context.mask, 2 * PATCH)]
+        return in_strips(predicted, inputs, halo + 1, strip)  # the window that errors are averaged over fits into one unit
 
     def _picture(self, latent: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """Padded picture of a latent, and its features at 1/8."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,8 @@ class LevelVector(nn.Module):
 
     def __init__(self, channels: int, initial: Float[Tensor, "a c"] | float = 0.0, anchors: int = 8):
         super().__init__()
-        start = torch.zeros(anchors, channels) + initial
+        start = torch.empty(anchors, channels)
+        start[:] = initial  # a sum on torch's meta device would import its compiler, two seconds and 180 MB
         self.anchors = nn.Parameter(start)
 
     def forward(self, level: Float[Tensor, "b"]) -> Float[Tensor, "b c 1 1"]:
@@ -147,32 +148,36 @@ STRIP_POSITIONS = 4096
 
 
 def in_strips(
-    function: Callable[[Tensor], tuple[Tensor, ...]], x: Float[Tensor, "b c h w"], unit: int, halo: int, strip: int
-) -> tuple[Tensor, ...]:
-    """What a network gives for a tall input, computed strip by strip; the same but for rounding.
+    function: Callable[..., Tensor], inputs: Sequence[tuple[Tensor, int]], halo: int, strip: int
+) -> Float[Tensor, "b c h w"]:
+    """What a network gives for tall inputs, computed strip by strip: the same but for rounding.
 
     Args:
-        function: the network; each output has `h * k` rows for some k (a fraction is allowed).
-        x: input.
-        unit: strips begin at multiples of so many rows.
+        function: the network; from the inputs' rows to an output with a whole number of rows for each unit.
+        inputs: inputs, each with its rows in a unit; all have the same number of units.
         halo: units that the network sees above and below.
         strip: units in a strip.
     """
-    rows = x.shape[-2] // unit
-    if rows <= strip + halo or not fast_on_cpu(x):
-        return function(x)
-    results: list[Tensor] = []
-    for first in range(0, rows, strip):
-        last = min(first + strip, rows)
-        above, below = max(first - halo, 0), min(last + halo, rows)
-        parts = function(x[..., above * unit : below * unit, :])
-        for number, part in enumerate(parts):
-            per_unit = part.shape[-2] // (below - above)
-            if first == 0:
-                results.append(part.new_empty(*part.shape[:-2], rows * per_unit, part.shape[-1]))
-            inside = part[..., (first - above) * per_unit : (last - above) * per_unit, :]
-            results[number][..., first * per_unit : last * per_unit, :] = inside
-    return tuple(results)
+    units = inputs[0][0].shape[-2] // inputs[0][1]
+    if units <= strip + halo or not fast_on_cpu(inputs[0][0]):
+        return function(*(x for x, _ in inputs))
+    result: Tensor | None = None
+    for first in range(0, units, strip):
+        last = min(first + strip, units)
+        above, below = max(first - halo, 0), min(last + halo, units)
+        part = function(*(x[..., above * rows : below * rows, :] for x, rows in inputs))
+        rows = part.shape[-2] // (below - above)
+        if result is None:
+            result = part.new_empty(*part.shape[:-2], units * rows, part.shape[-1])
+        result[..., first * rows : last * rows, :] = part[..., (first - above) * rows : (last - above) * rows, :]
+    assert result is not None
+    return result
+
+
+def start_normal(weight: Tensor, std: float) -> None:
+    """Fills with normal noise; a tensor without memory (meta device) stays as it is, and imports no compiler."""
+    if not weight.is_meta:
+        nn.init.normal_(weight, std=std)
 
 
 def pad_to_multiple(x: Float[Tensor, "b c h w"], multiple: int) -> Float[Tensor, "b c H W"]:

@@ -41,6 +41,7 @@ _TRUST = 4.0  # a reference that differs by so many times the coding noise count
 _ROWS = 128  # strips bound memory
 _FITTED_ROWS, _FITTED_PIXELS = 16, 1 << 19  # a filter is fitted to so many pixels of a large picture, in strips of its rows
 _ROUNDS = 60
+_ERROR_WINDOW = 5
 
 
 @dataclass(frozen=True)
@@ -87,22 +88,26 @@ def fit_loop_filter(
     """
     if not torch.isfinite(decoded).all():  # weights gone wrong; no filter mends that
         return None
-    planes = _Planes(decoded, level, reference)
-    wanted = _opponent(picture.float()) - planes.colours
     # cost in bits, of squared errors summed over pixels; the mean is over three colours
     weight = image_lambda(level) / 3
-    fitted = []
-    for colour in range(3):
-        taps = planes.taps(colour)
-        count = len(taps)
-        gram, projection = torch.zeros(count, count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
-        seen = list(planes.strips(_FITTED_ROWS))[:: max(1, round(wanted[0].numel() / _FITTED_PIXELS))]
-        for rows in seen:
-            values = torch.stack([tap(rows) for tap in taps]).flatten(1)
-            gram += (values @ values.T).double().cpu()
-            projection += (values @ wanted[colour, rows].flatten()).double().cpu()
-        share = sum(rows.stop - rows.start for rows in seen) / planes.height
-        fitted.append(_cheapest(gram.numpy() * (weight * STEP**2 / share), projection.numpy() * (weight * STEP / share)))
+    counts = [taps_of(colour, reference is not None) for colour in range(3)]
+    grams = [torch.zeros(count, count, dtype=torch.float64) for count in counts]
+    projections = [torch.zeros(count, dtype=torch.float64) for count in counts]
+    height, width = decoded.shape[-2:]
+    every = max(1, round(height * width / _FITTED_PIXELS))
+    seen = 0
+    for planes, rows, strip in _strips(decoded, level, reference, _FITTED_ROWS if every > 1 else _ROWS, every):
+        wanted = _opponent(picture[..., strip, :].float()) - planes.colours[:, rows]
+        for colour in range(3):
+            values = torch.stack([tap(rows) for tap in planes.taps(colour)]).flatten(1)
+            grams[colour] += (values @ values.T).double().cpu()
+            projections[colour] += (values @ wanted[colour].flatten()).double().cpu()
+        seen += strip.stop - strip.start
+    share = seen / height
+    fitted = [
+        _cheapest(gram.numpy() * (weight * STEP**2 / share), projection.numpy() * (weight * STEP / share))
+        for gram, projection in zip(grams, projections, strict=True)
+    ]
     found = LoopFilter(tuple(fitted))
     before = (decoded.float() - picture).square().sum().item()
     after = (apply_loop_filter(decoded, found, level, reference) - picture).square().sum().item()
@@ -121,19 +126,18 @@ def apply_loop_filter(
         reference: what its reference shows, if it has one.
     """
     with torch.autocast(decoded.device.type, enabled=False):
-        planes = _Planes(decoded, level, reference)
-        colours = []
-        for colour, coefficients in enumerate(loop_filter.coefficients):
-            used = [(value * STEP, tap) for value, tap in zip(coefficients, planes.taps(colour), strict=True) if value]
-            strips = []
-            for rows in planes.strips():
+        result = torch.empty_like(decoded)
+        matrix = torch.tensor(_OPPONENT, dtype=torch.float32, device=decoded.device)
+        for planes, rows, strip in _strips(decoded, level, reference, _ROWS):
+            colours = []
+            for colour, coefficients in enumerate(loop_filter.coefficients):
                 filtered = planes.colours[colour, rows]
-                for weight, tap in used:
-                    filtered = filtered + weight * tap(rows)
-                strips.append(filtered)
-            colours.append(torch.cat(strips))
-        matrix = planes.colours.new_tensor(_OPPONENT)
-        return torch.einsum("ji,jhw->ihw", matrix, torch.stack(colours)).clamp(0, 1)[None].to(decoded.dtype)
+                for value, tap in zip(coefficients, planes.taps(colour), strict=True):
+                    if value:
+                        filtered = filtered + (value * STEP) * tap(rows)
+                colours.append(filtered)
+            result[0, :, strip] = torch.einsum("ji,jhw->ihw", matrix, torch.stack(colours)).clamp(0, 1)
+        return result
 
 
 def write_loop_filter(loop_filter: LoopFilter | None) -> bytes:
@@ -177,26 +181,51 @@ def read_loop_filter(data: bytes, warped: bool, name: str) -> tuple[LoopFilter |
     return LoopFilter(tuple(coefficients)), data[end:]
 
 
-class _Planes:
-    """The decoded picture and its warped reference as planes, and the taps over them."""
+def _strips(
+    decoded: Tensor, level: int, reference: WarpedReference | None, height: int, every: int = 1
+) -> Iterator[tuple[_Planes, slice, slice]]:
+    """Strips of rows, or one of so many, so that memory is bounded.
 
-    def __init__(self, decoded: Tensor, level: int, reference: WarpedReference | None):
+    Yields:
+        planes of the strip and the rows around it; the strip's rows in those; its rows in the picture.
+    """
+    rows = decoded.shape[-2]
+    means = _means(decoded)
+    halo = _REACH + _ERROR_WINDOW // 2
+    for top in range(0, rows, height * every):
+        bottom = min(top + height, rows)
+        around = slice(max(top - halo, 0), min(bottom + halo, rows))
+        warped = None
+        if reference is not None:
+            warped = WarpedReference(reference.image[..., around, :], reference.mask[..., around, :])
+        planes = _Planes(decoded[..., around, :], level, warped, means)
+        yield planes, slice(top - around.start, bottom - around.start), slice(top, bottom)
+
+
+def _means(decoded: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "3"]:
+    """Mean of each colour over the whole picture."""
+    height, width = decoded.shape[-2:]
+    total = torch.zeros(3, dtype=torch.float64, device=decoded.device)
+    for top in range(0, height, _ROWS):
+        total += _opponent(decoded[..., top : top + _ROWS, :].float()).double().sum((1, 2))
+    return (total / (height * width)).float()
+
+
+class _Planes:
+    """Rows of the decoded picture and of its warped reference as planes, and the taps over them."""
+
+    def __init__(self, decoded: Tensor, level: int, reference: WarpedReference | None, means: Tensor):
         noise = coding_noise(level)
         self.colours = _opponent(decoded.float())
-        self.means = self.colours.double().mean((1, 2)).float()
+        self.means = means
         self.padded = F.pad(self.colours[None], (_REACH,) * 4, mode="replicate")[0]
-        self.height = self.colours.shape[1]
         self.clip = _CLIP * noise**0.5
         self.warped = None
         if reference is not None:
             difference = (reference.image.float() - decoded.float()) * reference.mask.float()
-            error = F.avg_pool2d(difference.square().mean(1, keepdim=True), 5, 1, 2)
+            error = F.avg_pool2d(difference.square().mean(1, keepdim=True), _ERROR_WINDOW, 1, _ERROR_WINDOW // 2)
             trusted = difference / (1 + error / (_TRUST * noise)).square()
             self.warped = F.pad(_opponent(trusted)[None], (_REACH,) * 4, mode="replicate")[0]
-
-    def strips(self, rows: int = _ROWS) -> Iterator[slice]:
-        for top in range(0, self.height, rows):
-            yield slice(top, min(top + rows, self.height))
 
     def taps(self, colour: int) -> list[Tap]:
         """The taps of a colour, in the order of their coefficients."""
