@@ -25,17 +25,18 @@ _LIMIT_LOCK = threading.Lock()
 
 
 @contextmanager
-def picture_of_bytes(data: bytes, name: str) -> Iterator[Image.Image]:
+def picture_of_bytes(data: bytes, name: str, *, pixels: bool = True) -> Iterator[Image.Image]:
     """The same as `open_picture`, for a picture in memory.
 
     Args:
         data: as a file would hold it.
         name: what to call it in errors.
+        pixels: see `open_picture`.
 
     Raises:
         SceneError: see `open_picture`.
     """
-    with open_picture(name, source=io.BytesIO(data)) as picture:
+    with open_picture(name, pixels=pixels, source=io.BytesIO(data)) as picture:
         yield picture
 
 

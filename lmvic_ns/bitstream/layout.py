@@ -215,7 +215,7 @@ def index_bytes(trailer: bytes, room: int) -> int:
         BitstreamError: this is no trailer.
     """
     if len(trailer) != TRAILER.size or trailer[8:] != END_MAGIC:
-        raise BitstreamError("trailer: missing: the file was cut off or something follows it")
+        raise BitstreamError("trailer: expected one at the end: the file was cut off or something follows it")
     size = TRAILER.unpack(trailer)[0]
     if size > min(room, MAX_INDEX_BYTES):
         raise BitstreamError(f"trailer: expected an index of at most {min(room, MAX_INDEX_BYTES)} bytes, found {size}")

@@ -58,6 +58,7 @@ class Reader:
         header: cameras, names, tree, quality.
         problems: what was found wrong on opening; empty for an intact file.
         file_size: bytes of the whole file.
+        max_pixels: as given.
 
     Raises:
         BitstreamError: the file cannot be read, or its header is damaged or against the format's rules.
@@ -65,6 +66,7 @@ class Reader:
 
     def __init__(self, path: Source, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
         self.problems: list[str] = []
+        self.max_pixels = max_pixels
         self._lock = threading.Lock()
         self._file, self.path, self._ours = open_source(path)
         try:

@@ -170,7 +170,7 @@ def unpack_records(data: bytes, views: int) -> CaptureRecords:
             raise ValueError(f"expected one zlib stream of at most {MAX_BYTES} bytes")
         return _records_of(json.loads(text.decode("ascii")), views)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError, zlib.error) as error:
-        raise BitstreamError(f"section {TAG}: {str(error) or type(error).__name__}") from None
+        raise BitstreamError(f"section {TAG}: not what an encoder writes: {str(error) or type(error).__name__}") from None
 
 
 def _records_of(data: Any, views: int) -> CaptureRecords:

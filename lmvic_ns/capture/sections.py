@@ -76,13 +76,31 @@ class FileCapture:
                 if data is None:
                     continue
                 if tag == record_section.TAG:
-                    self.records = record_section.unpack_records(data, views)
+                    records = record_section.unpack_records(data, views)
+                    self._check_lenses(records)
+                    self.records = records
                 elif tag == mask_section.TAG:
-                    self._masks = FileMasks(data, views)
+                    self._masks = FileMasks(data, views, max(16 * reader.max_pixels, mask_section.LEAST_PIXELS))
                 else:
                     self._photographs = photograph_section.unpack_photographs(data, views)
             except BitstreamError as error:
                 self.problems[what] = str(error)
+        lost = [*self.problems.values(), *reader.problems]
+        if self._masks is not None and self.records is None and lost:
+            self.problems["place of masks"] = f"right only for photographs without lens distortion: lenses are lost: {lost[0]}"
+
+    def _check_lenses(self, records: CaptureRecords) -> None:
+        """Lenses are said at the size of the views: another one would ask for planes of any size.
+
+        Raises:
+            BitstreamError: names the first view with a lens of another size.
+        """
+        for view, (record, lens) in enumerate(zip(self._header.views, records.lenses, strict=True)):
+            if lens is not None and (lens.width, lens.height) != (record.width, record.height):
+                raise BitstreamError(
+                    f"section {record_section.TAG}: lens of view {view}: expected the view's size {record.width} x "
+                    f"{record.height}, found {lens.width} x {lens.height}"
+                )
 
     def photograph(self, view: int) -> PhotographData:
         """EXIF, XMP and colour profile of a view's photograph."""
