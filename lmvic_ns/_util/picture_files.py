@@ -53,6 +53,8 @@ def open_picture(path: Path | str, *, pixels: bool = True, source: BinaryIO | No
         SceneError: the file is missing, is no picture, is damaged, or has more than `MAX_PICTURE_PIXELS`.
     """
     try:
+        if source is None and Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for without end
+            raise SceneError(f"{path}: is a folder, a device or a pipe, not an image")
         picture = _opened(path, path if source is None else source)
     except LmvicError:
         raise

@@ -1,0 +1,113 @@
+"""Inputs that a person who tried to break the program found: each ends in the right result, or in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from export_scenes import lmvic
+from PIL import Image
+
+from lmvic_ns._util.picture_files import open_picture
+from lmvic_ns.capture.masks import read_mask
+from lmvic_ns.errors import SceneError
+
+
+@pytest.fixture
+def copy(room: Path, tmp_path: Path) -> Path:
+    """The room, to be broken."""
+    return Path(shutil.copytree(room, tmp_path / "copy"))
+
+
+def edit(folder: Path, change) -> None:
+    file = folder / "transforms.json"
+    meta = json.loads(file.read_text())
+    change(meta)
+    file.write_text(json.dumps(meta))
+
+
+def refused(capsys: pytest.CaptureFixture, status: int) -> str:
+    """The one line of a command that ended with status 2."""
+    error = capsys.readouterr().err.strip()
+    assert status == 2 and error.startswith("lmvic: ") and "\n" not in error, error
+    return error
+
+
+# --- photographs and masks -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_no_picture_and_is_not_waited_for(copy, weights, tmp_path, monkeypatch, capsys):
+    """Opening one without a writer would never return."""
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(SceneError, match="a device or a pipe"), open_picture(tmp_path / "pipe.png"):
+        pass
+    os.mkfifo(copy / "mask.png")
+    edit(copy, lambda meta: meta["frames"][0].update(mask_path="mask.png"))
+    status = lmvic(monkeypatch, "encode", copy, tmp_path / "a.lmvic", "--weights", weights)
+    assert "mask not found; transforms.json lists it as 'mask.png'" in refused(capsys, status)
+
+
+@pytest.mark.parametrize("path", [5, "", ["a"], False])
+def test_a_mask_that_is_no_path_is_not_left_out_silently(path, copy, weights, tmp_path, monkeypatch, capsys):
+    edit(copy, lambda meta: meta["frames"][0].update(mask_path=path))
+    status = lmvic(monkeypatch, "encode", copy, tmp_path / "a.lmvic", "--weights", weights)
+    assert "mask_path of 'images/000.png' must name a file" in refused(capsys, status)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_a_mask_in_the_transparency_is_not_lost(mode, tmp_path):
+    """Of such a mask only the colours would be kept, and those say nothing."""
+    mask = Image.new("LA", (8, 6), (255, 255))
+    mask.putpixel((3, 3), (255, 0))
+    if mode == "P":
+        Image.new("L", (8, 6), 255).convert("P").save(tmp_path / "m.png", transparency=255)
+    else:
+        mask.convert(mode).save(tmp_path / "m.png")
+    with pytest.raises(SceneError, match="transparent"):
+        read_mask(tmp_path / "m.png")
+
+
+def test_damaged_exif_is_kept_without_warnings(copy, weights, tmp_path):
+    """Pillow warns on stderr, once for each time that it looks."""
+    path = copy / "images" / "000.jpg"
+    with Image.open(copy / "images" / "000.png") as picture:
+        picture.convert("RGB").save(path, exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    edit(copy, lambda meta: meta["frames"][0].update(file_path="images/000.jpg"))
+    command = ("encode", copy, tmp_path / "a.lmvic", "--weights", weights, "--device", "cpu", "--effort", "fast", "--quiet")
+    code = "import sys; from lmvic_ns.cli.main import entrypoint; entrypoint()"
+    done = subprocess.run([sys.executable, "-c", code, *map(str, command)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [".", "images/..", ""])
+def test_a_frame_that_names_the_folder_is_one_line(path, copy, weights, tmp_path, monkeypatch, capsys):
+    edit(copy, lambda meta: meta["frames"][0].update(file_path=path))
+    status = lmvic(monkeypatch, "encode", copy, tmp_path / "a.lmvic", "--weights", weights)
+    line = refused(capsys, status)
+    assert ("has no file_path" if not path else "image not found") in line
+
+
+@pytest.mark.parametrize("name", ["...png", "..jpg"])
+def test_names_of_dots_come_back(name, copy, weights, tmp_path, monkeypatch):
+    """Pillow sees no suffix in some of them."""
+    with Image.open(copy / "images" / "000.png") as picture:
+        picture.convert("RGB").save(copy / "images" / name, "JPEG" if "jpg" in name else "PNG")
+    Image.new("L", (64, 48), 255).save(copy / "...png", "PNG")
+    edit(copy, lambda meta: meta["frames"][0].update(file_path=f"images/{name}", mask_path="...png"))
+    path, options = tmp_path / "a.lmvic", ("--weights", weights, "--device", "cpu")
+    assert lmvic(monkeypatch, "encode", copy, path, *options, "--effort", "fast", "--depth", "none", "--no-verify") == 0
+    assert lmvic(monkeypatch, "decode", path, tmp_path / "out", *options, "--format", "original") == 0
+    frames = json.loads((tmp_path / "out" / "transforms.json").read_text())["frames"]
+    assert len(frames) == 4
+    for frame in frames:
+        assert np.asarray(Image.open(tmp_path / "out" / frame["file_path"])).shape == (48, 64, 3)
