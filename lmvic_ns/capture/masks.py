@@ -45,9 +45,7 @@ def read_mask(path: Path, size: tuple[int, int] | None = None) -> Mask:
         else:
             alpha = picture.convert("RGBA").getchannel("A").getextrema() if picture.has_transparency_data else (255, 255)
             if alpha[0] != 255:
-                raise SceneError(
-                    f"{path}: a mask must have one channel, this one is transparent; save it anew as 8-bit grey PNG"
-                )
+                raise SceneError(f"{path}: a mask must have one channel, this one is transparent; save it as 8-bit grey PNG")
             colours = np.asarray(picture.convert("RGB"))
             values = colours[..., 0]
             if (colours != values[..., None]).any():
