@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 from export_scenes import lmvic
 from PIL import Image
+from test_capture import coded, write_capture
 
 from lmvic_ns._util.picture_files import open_picture
 from lmvic_ns.capture.masks import read_mask
-from lmvic_ns.errors import SceneError
+from lmvic_ns.codec.file import LmvicFile
+from lmvic_ns.errors import BitstreamError, SceneError
+from lmvic_ns.workflows.file_dataset import FileDataset
 
 
 @pytest.fixture
@@ -111,3 +114,34 @@ def test_names_of_dots_come_back(name, copy, weights, tmp_path, monkeypatch):
     assert len(frames) == 4
     for frame in frames:
         assert np.asarray(Image.open(tmp_path / "out" / frame["file_path"])).shape == (48, 64, 3)
+
+
+# --- damaged files ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("tag", "other"), [(b"META", b"MDTA"), (b"MASK", b"MASJ"), (b"PHOT", b"PIOT")])
+def test_a_section_whose_tag_is_damaged_is_missed(tag, other, weights, tmp_path, monkeypatch, capsys):
+    """One bit makes a tag that nobody knows, and sections of unknown tags are skipped."""
+    path = coded(write_capture(tmp_path / "in"), weights, tmp_path / "a.lmvic", monkeypatch, "--no-verify")
+    path.write_bytes(path.read_bytes().replace(b"\xf5SEC" + tag, b"\xf5SEC" + other))
+    capsys.readouterr()
+    assert lmvic(monkeypatch, "decode", path, tmp_path / "out", "--weights", weights, "--device", "cpu") == 1
+    assert f"lost: section {other.decode()}: " in capsys.readouterr().err
+    asked = {b"META": "metadata", b"MASK": "mask", b"PHOT": "photograph"}
+    with LmvicFile(path, weights) as opened:
+        for kind, attribute in asked.items():
+            if kind == tag or (tag, kind) == (b"META", b"MASK"):  # without its lens, nobody knows where a mask belongs
+                with pytest.raises(BitstreamError, match=other.decode()):
+                    getattr(opened[0], attribute)
+            else:
+                assert getattr(opened[0], attribute) is not None
+    dataset = FileDataset(path, str(weights))
+    dataset.close()
+    assert f"lost: section {other.decode()}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["meta", "mps", "cuda:77", "cpu:x"])
+def test_devices_that_cannot_be_used_are_one_line(device, file, weights, tmp_path, monkeypatch, capsys):
+    status = lmvic(monkeypatch, "decode", file, tmp_path / "out", "--weights", weights, "--device", device)
+    line = refused(capsys, status)
+    assert "use cpu" in line or "use --device cpu" in line

@@ -12,6 +12,7 @@ from lmvic_ns.bitstream.layout import (
     PREAMBLE_BYTES,
     SECTION_ENTRY,
     SECTION_HEAD_BYTES,
+    SECTION_TAGS,
     TRAILER,
     UNIT_HEAD_BYTES,
     Block,
@@ -199,6 +200,19 @@ class Reader:
         """Size of a section's data, read or not, whole or not; 0 if the file has none of this tag."""
         block = self._sections.get(tag)
         return block.size - SECTION_HEAD_BYTES if block is not None else 0
+
+    def damaged_tags(self) -> dict[str, str]:
+        """What is wrong with sections of tags that are not in use: damage may have made one of another's tag, and nobody
+        would read it or miss it.
+        """
+        found: dict[str, str] = {}
+        for tag in self._sections:
+            if tag not in SECTION_TAGS and tag != SETTINGS_TAG:
+                try:
+                    self.section(tag)
+                except BitstreamError as error:
+                    found[tag] = str(error)
+        return found
 
     @property
     def unfinished(self) -> bool:

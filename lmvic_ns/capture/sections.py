@@ -69,7 +69,7 @@ class FileCapture:
         self._header = reader.header
         self._masks: FileMasks | None = None
         views = len(reader.header.views)
-        self._photographs = [PhotographData()] * views
+        self._stored: list[PhotographData] | None = None
         for tag, what in SECTION_NAMES.items():
             try:
                 data = reader.section(tag)
@@ -82,9 +82,11 @@ class FileCapture:
                 elif tag == mask_section.TAG:
                     self._masks = FileMasks(data, views, max(16 * reader.max_pixels, mask_section.LEAST_PIXELS))
                 else:
-                    self._photographs = photograph_section.unpack_photographs(data, views)
+                    self._stored = photograph_section.unpack_photographs(data, views)
             except BitstreamError as error:
                 self.problems[what] = str(error)
+        self._unknown = reader.damaged_tags()
+        self.problems |= {f"section {tag}": reason for tag, reason in self._unknown.items()}
         lost = [*self.problems.values(), *reader.problems]
         if self._masks is not None and self.records is None and lost:
             self.problems["place of masks"] = f"right only for photographs without lens distortion: lenses are lost: {lost[0]}"
@@ -102,9 +104,23 @@ class FileCapture:
                     f"{record.height}, found {lens.width} x {lens.height}"
                 )
 
+    def check(self, tag: str) -> None:
+        """Refuse what the section of this tag would have said, where it is known to be lost.
+
+        Raises:
+            BitstreamError: it is damaged, or a section that may have been it.
+        """
+        own = self.problems.get(SECTION_NAMES[tag])
+        missing = {record_section.TAG: self.records, mask_section.TAG: self._masks, photograph_section.TAG: self._stored}[tag]
+        unknown = next(iter(self._unknown.values()), None) if missing is None else None
+        placed = self.problems.get("place of masks") if tag == mask_section.TAG else None
+        for reason in (own, unknown, placed):
+            if reason is not None:
+                raise BitstreamError(f"{SECTION_NAMES[tag]}: {reason}")
+
     def photograph(self, view: int) -> PhotographData:
         """EXIF, XMP and colour profile of a view's photograph."""
-        return self._photographs[view]
+        return self._stored[view] if self._stored is not None else PhotographData()
 
     def has_mask(self, view: int) -> bool:
         """Whether a view has a mask."""
@@ -112,7 +128,7 @@ class FileCapture:
 
     def mask_contents(self) -> list[object]:
         """Stands for what `mask` gives for each view: equal for equal masks."""
-        lenses = self.records.lenses if self.records is not None else (None,) * len(self._photographs)
+        lenses = self.records.lenses if self.records is not None else (None,) * len(self._header.views)
         contents: list[object] = []
         for view, (record, lens) in enumerate(zip(self._header.views, lenses, strict=True)):
             number = self._masks.number(view) if self._masks is not None else 0

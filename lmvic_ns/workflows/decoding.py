@@ -111,7 +111,7 @@ def decode_file(
             if not count:
                 raise BitstreamError(f"{file}: no view can be decoded: {next(iter(problems.values()), 'none is wanted')}")
             lost = {names[view]: reason for view, reason in sorted(problems.items())}
-            notes = [f"{problem}{_beside_views(reader)}" for problem in reader.problems]
+            notes = [problem + (_beside_views(reader) if not number else "") for number, problem in enumerate(reader.problems)]
             if reader.unfinished:
                 lost = {name: reason for name, reason in lost.items() if reader.written(names.index(name))}
                 notes = [f"unfinished: {unfinished_line(reader)}"]

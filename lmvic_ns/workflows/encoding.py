@@ -53,6 +53,10 @@ def pick_device(name: str) -> torch.device:
         raise LmvicError(f"no device {name!r}; use cpu, cuda or auto") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise LmvicError("--device cuda: there is no usable CUDA GPU here; use --device cpu")
+    try:
+        torch.zeros(1, device=device).cpu()  # there may be no such GPU, and "meta" holds no values
+    except Exception as error:  # each backend has errors of its own
+        raise LmvicError(f"--device {name}: cannot be used ({str(error).splitlines()[0]}); use cpu, cuda or auto") from None
     return device
 
 

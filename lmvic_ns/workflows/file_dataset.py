@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import weakref
@@ -59,6 +60,8 @@ class FileDataset:
         self._made: OrderedDict[tuple[Kind, int], int] = OrderedDict()
         self._lock = threading.RLock()
         capture = self.file.capture
+        for problem in (*self.file.reader.problems, *(f"lost: {what}: {why}" for what, why in capture.problems.items())):
+            print(f"lmvic: {source}: {problem}", file=sys.stderr)
         self.layout = dataset_layout(self.file.names, capture.records, "png", capture.mask_contents())
         self.masked = any(capture.has_mask(view) for view in range(len(self.file)))
         self.with_depth = all(self.file.has_depth(view) for view in range(len(self.file)))
