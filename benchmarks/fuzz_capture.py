@@ -48,7 +48,7 @@ def records(parts: FileParts, rng: np.random.Generator) -> Mutated:
     if kind == 1:
         text = broken_payload(text, rng)
     elif kind == 2:
-        text = [b"[" * 200_000, b'{"a":' * 100_000, bytes(int(rng.integers(1 << 21))), b"\xff"][rng.integers(4)]
+        text = [b"[" * 200_000, b'{"a":' * 100_000, bytes(int(rng.integers(1 << 18))), b"\xff"][rng.integers(4)]
     else:
         value = json.loads(text)
         for _ in range(int(rng.integers(1, 4))):
@@ -95,9 +95,9 @@ def photographs(parts: FileParts, rng: np.random.Generator) -> Mutated:
         value = [0, 1, 2, 0x7FFFFFFF, 0xFFFFFFFF, int(rng.integers(1 << 32))][rng.integers(6)]
         data[at : at + 4] = value.to_bytes(4, "little")
     elif kind == 3:
-        data = bytearray(bytes(int(rng.integers(1, 1 << 21))))
+        data = bytearray(bytes(int(rng.integers(1, 1 << 18))))
     else:  # blobs of any size and content: they become EXIF, XMP and profiles of pictures
-        blobs = [[b"\xff" * 70_000, b"\0", b"II*\0\x08\0\0\0", rng.bytes(300), b"Exif\0\0", b"RGB " * 9, b"a" * 2_000_000]
+        blobs = [[b"\xff" * 70_000, b"\0", b"II*\0\x08\0\0\0", rng.bytes(300), b"Exif\0\0", b"RGB " * 9, b"a" * 200_000]
                  [rng.integers(7)] for _ in range(3)]  # fmt: skip
         table = rng.integers(0, 4, 3 * len(parts.header.views))
         data = bytearray(np.array([3, *table, *map(len, blobs)], "<u4").tobytes() + b"".join(blobs))

@@ -121,8 +121,8 @@ def decode_capture(reader: Reader, decoded: dict[int, str], reasons: dict[int, s
             decoded[number] = hashlib.sha256(repr(found).encode("utf-8", "backslashreplace")).hexdigest()
         else:
             reasons[number] = reason
-    if reader.problems:
-        reasons[-1] = reader.problems[0]
+    if whole := [*reader.problems, *reader.damaged_tags().values()]:
+        reasons[-1] = whole[0]
     return capture
 
 

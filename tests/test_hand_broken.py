@@ -16,9 +16,11 @@ from test_capture import coded, write_capture
 
 from lmvic_ns._util.picture_files import open_picture
 from lmvic_ns.capture.masks import read_mask
+from lmvic_ns.capture.records import CaptureRecords
 from lmvic_ns.codec.file import LmvicFile
 from lmvic_ns.errors import BitstreamError, SceneError
 from lmvic_ns.workflows.file_dataset import FileDataset
+from lmvic_ns.workflows.layout import dataset_layout
 
 
 @pytest.fixture
@@ -145,3 +147,32 @@ def test_devices_that_cannot_be_used_are_one_line(device, file, weights, tmp_pat
     status = lmvic(monkeypatch, "decode", file, tmp_path / "out", "--weights", weights, "--device", device)
     line = refused(capsys, status)
     assert "use cpu" in line or "use --device cpu" in line
+
+
+@pytest.mark.parametrize("length", [251, 255])
+def test_names_as_long_as_a_system_takes_come_back(length, weights, tmp_path, monkeypatch):
+    """A file made elsewhere may hold longer ones, and another suffix or a mask's makes a name longer."""
+    folder = write_capture(tmp_path / "in")
+    name = "n" * (length - 4) + ".jpg"
+    (folder / "rgb/left/0001.jpg").rename(folder / "rgb/left" / name)
+    edit(folder, lambda meta: [frame.update(file_path=frame["file_path"].replace("left/0001.jpg", f"left/{name}"))
+                               for frame in meta["frames"]])  # fmt: skip
+    path = coded(folder, weights, tmp_path / "a.lmvic", monkeypatch, "--no-verify")
+    for options in (("--format", "webp"), ("--layout", "colmap", "--format", "original")):
+        out = tmp_path / options[1]
+        assert lmvic(monkeypatch, "decode", path, out, "--weights", weights, "--device", "cpu", *options) == 0
+        assert len([file for file in out.rglob("*") if file.suffix in (".webp", ".jpg")]) >= 2
+        assert any(file.name.startswith("nnn") for file in out.rglob("*"))
+    dataset = FileDataset(path, str(weights))
+    try:
+        dataset.write(points=False)
+        for view in dataset.layout.views:
+            assert dataset.make(view.image).is_file() and dataset.make(view.mask).is_file()
+    finally:
+        dataset.close()
+
+
+def test_paths_that_no_system_takes_cost_the_names_alone():
+    for paths in (("a" * 5000 + ".png", "b.png"), ("/".join(["d" * 200] * 20) + "/a.png", "b.png"), ("é" * 130 + ".png", "b")):
+        layout = dataset_layout(["a", "b"], CaptureRecords(paths), "png")
+        assert [view.image for view in layout.views] == ["images/a.png", "images/b.png"]

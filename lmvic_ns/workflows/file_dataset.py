@@ -134,7 +134,7 @@ class FileDataset:
 
     def _save(self, kind: Kind, view: int, path: Path) -> None:
         found = self.file[view]
-        partial = path.with_name(f".{os.getpid()}-{path.name}")
+        partial = path.with_name(f".{os.getpid()}-{kind}-{view}")  # not longer than any name
         if kind == "image":
             Image.fromarray(found.image).save(partial, "PNG", compress_level=1)
         elif kind == "mask":
