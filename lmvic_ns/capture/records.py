@@ -15,7 +15,7 @@ from lmvic_ns._util.picture_files import open_picture
 from lmvic_ns.errors import BitstreamError, SceneError
 from lmvic_ns.geometry.undistortion import LensDistortion, PinholeModel
 from lmvic_ns.scene.reader import lens_of, read_number
-from lmvic_ns.scene.transforms import check_exists, load_transforms, transforms_file
+from lmvic_ns.scene.transforms import check_exists, load_transforms, naming_model, transforms_file
 
 TAG = "META"
 MAX_BYTES = 1 << 24
@@ -94,6 +94,11 @@ def read_records(dataset: Path, pictures: Sequence[Path] | None = None, downscal
     Raises:
         SceneError: transforms.json is missing or damaged.
     """
+    with naming_model(dataset):
+        return _read_records(dataset, pictures, downscale)
+
+
+def _read_records(dataset: Path, pictures: Sequence[Path] | None, downscale: int) -> CaptureRecords | None:
     file, meta = transforms_file(dataset), load_transforms(dataset)
     listed: list[dict[str, Any]] = meta["frames"]
     by_path = {_place(file, record["file_path"]): number for number, record in enumerate(listed)}
