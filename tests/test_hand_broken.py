@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from export_scenes import lmvic
+from export_scenes import entries, lmvic
 from PIL import Image
 from test_capture import coded, write_capture
 
@@ -19,8 +19,10 @@ from lmvic_ns.capture.masks import read_mask
 from lmvic_ns.capture.records import CaptureRecords
 from lmvic_ns.codec.file import LmvicFile
 from lmvic_ns.errors import BitstreamError, SceneError
+from lmvic_ns.workflows import sources
 from lmvic_ns.workflows.file_dataset import FileDataset
 from lmvic_ns.workflows.layout import dataset_layout
+from lmvic_ns.workflows.sources import dataset_scene
 
 
 @pytest.fixture
@@ -176,3 +178,51 @@ def test_paths_that_no_system_takes_cost_the_names_alone():
     for paths in (("a" * 5000 + ".png", "b.png"), ("/".join(["d" * 200] * 20) + "/a.png", "b.png"), ("é" * 130 + ".png", "b")):
         layout = dataset_layout(["a", "b"], CaptureRecords(paths), "png")
         assert [view.image for view in layout.views] == ["images/a.png", "images/b.png"]
+
+
+# --- outputs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_partial_file_that_is_a_pipe_or_a_link_to_nowhere(room, weights, tmp_path, monkeypatch, capsys):
+    """The one was waited for without end, the other moved to where the file should be."""
+    partial = tmp_path / "a.lmvic.partial"
+    command = ("encode", room, tmp_path / "a.lmvic", "--weights", weights)
+    os.mkfifo(partial)
+    assert "is a device or a pipe" in refused(capsys, lmvic(monkeypatch, *command))
+    partial.unlink()
+    partial.symlink_to(tmp_path / "nowhere")
+    assert "is a link to" in refused(capsys, lmvic(monkeypatch, *command))
+    assert entries(tmp_path) == {"a.lmvic.partial"}
+
+
+@pytest.mark.parametrize(("name", "report"), [("a.lmvic", "a.lmvic"), ("report.html", "."), ("a.lmvic", "a.lmvic/report")])
+def test_a_report_does_not_take_the_place_of_its_file(name, report, room, weights, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "out"
+    command = ("encode", room, folder / name, "--weights", weights, "--report", folder / report)
+    assert "would take the place of" in refused(capsys, lmvic(monkeypatch, *command))
+    assert not folder.exists() or entries(folder) == set()
+
+
+def test_a_damaged_list_leaves_nothing_in_the_folder(file, weights, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / ".lmvic-files.json").write_text("{")
+    status = lmvic(monkeypatch, "decode", file, folder, "--weights", weights, "--overwrite")
+    assert "is damaged" in refused(capsys, status)
+    assert entries(folder) == {".lmvic-files.json"}
+
+
+def test_a_scene_that_the_system_refuses_does_not_stop_the_others(room, weights, tmp_path, monkeypatch, capsys):
+    other = shutil.copytree(room, tmp_path / "other")
+
+    def failing(folder, *args, **options):
+        if folder == room:
+            raise OSError(5, "Input/output error", str(folder))
+        return dataset_scene(folder, *args, **options)
+
+    monkeypatch.setattr(sources, "dataset_scene", failing)
+    options = ("--weights", weights, "--device", "cpu", "--effort", "fast", "--depth", "none", "--no-verify")
+    assert lmvic(monkeypatch, "encode", room, other, tmp_path / "all", *options) == 2
+    assert "Input/output error" in capsys.readouterr().err
+    assert entries(tmp_path / "all") == {"other.lmvic"}

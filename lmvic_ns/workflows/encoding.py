@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from lmvic_ns._util.output import check_file, writing
+from lmvic_ns._util.output import check_file, settled, writing
 from lmvic_ns.bitstream.layout import MAGIC
 from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
 from lmvic_ns.bitstream.partial import partial_path, read_partial
@@ -153,7 +153,7 @@ def check_partial(path: Path, settings: bytes, overwrite: bool) -> None:
         LmvicError: it was begun with other settings, or is not ours.
     """
     partial = partial_path(path)
-    if not partial.exists():
+    if not settled(partial).exists():  # a link to nowhere is refused
         return
     state = read_partial(partial)
     if state.settings is None or state.settings == settings:
