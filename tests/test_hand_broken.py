@@ -6,19 +6,27 @@ import json
 import os
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from export_scenes import entries, lmvic
 from PIL import Image
 from test_capture import coded, write_capture
 
 from lmvic_ns._util.picture_files import open_picture
+from lmvic_ns.bitstream.layout import MAGIC
+from lmvic_ns.bitstream.reader import Reader
+from lmvic_ns.bitstream.writer import Writer
 from lmvic_ns.capture.masks import read_mask
-from lmvic_ns.capture.records import CaptureRecords
+from lmvic_ns.capture.records import CaptureRecords, pack_records, unpack_records
+from lmvic_ns.capture.sections import FileCapture
 from lmvic_ns.codec.file import LmvicFile
+from lmvic_ns.codec.multiview import MultiViewCodec
 from lmvic_ns.errors import BitstreamError, SceneError
+from lmvic_ns.geometry.undistortion import undistort_nearest
 from lmvic_ns.workflows import sources
 from lmvic_ns.workflows.file_dataset import FileDataset
 from lmvic_ns.workflows.layout import dataset_layout
@@ -226,3 +234,46 @@ def test_a_scene_that_the_system_refuses_does_not_stop_the_others(room, weights,
     assert lmvic(monkeypatch, "encode", room, other, tmp_path / "all", *options) == 2
     assert "Input/output error" in capsys.readouterr().err
     assert entries(tmp_path / "all") == {"other.lmvic"}
+
+
+def test_a_file_that_another_run_finished_in_the_meantime_stays(room, weights, tmp_path, monkeypatch, capsys):
+    """Both found no file of that name when they began."""
+    path = tmp_path / "a.lmvic"
+    whole = MultiViewCodec.encode
+
+    def late(self, scene, place, *, on_view, **others):
+        def seen(view):
+            path.write_bytes(MAGIC + b"of another run")
+            on_view(view)
+
+        return whole(self, scene, place, on_view=seen, **others)
+
+    monkeypatch.setattr(MultiViewCodec, "encode", late)
+    options = ("--weights", weights, "--device", "cpu", "--effort", "fast", "--depth", "none", "--no-verify")
+    assert "exists already" in refused(capsys, lmvic(monkeypatch, "encode", room, path, *options))
+    assert path.read_bytes() == MAGIC + b"of another run" and entries(tmp_path) == {"a.lmvic", "a.lmvic.partial"}
+    monkeypatch.setattr(MultiViewCodec, "encode", whole)
+    assert lmvic(monkeypatch, "encode", room, path, *options, "--overwrite") == 0
+    assert "going on after 4 of 4 views" in capsys.readouterr().out and entries(tmp_path) == {"a.lmvic"}
+
+
+@pytest.mark.parametrize("k1", [1e300, -1e6, 5.0])
+def test_a_lens_that_nobody_made_is_refused(k1, weights, tmp_path, monkeypatch):
+    """Its pixels would lie nowhere."""
+    path = coded(write_capture(tmp_path / "in", camera_model="OPENCV", k1=-0.1), weights, tmp_path / "a.lmvic", monkeypatch)
+    with Reader(path) as reader:
+        records = unpack_records(reader.section("META") or b"", 4)
+        units = {view: reader.unit(view) for view in reader.header.order}
+        lenses = [replace(lens, lens=replace(lens.lens, k1=k1)) for lens in records.lenses if lens is not None]
+        sections = {"META": pack_records(replace(records, lenses=tuple(lenses))), "MASK": reader.section("MASK") or b""}
+        header = reader.header
+    with Writer(tmp_path / "b.lmvic", header) as writer:
+        for tag, data in sections.items():
+            writer.add_section(tag, data)
+        for view, unit in units.items():
+            writer.add_unit(view, unit.depth, unit.image)
+    with Reader(tmp_path / "b.lmvic") as reader:
+        reason = FileCapture(reader).problems["names, lenses and other keys"]
+    assert "expected" in reason and "lens" in reason
+    nowhere = torch.full((1, 4, 4, 2), torch.nan)
+    assert torch.equal(undistort_nearest(torch.arange(16.0).view(4, 4), nowhere), torch.arange(16.0).view(4, 4))

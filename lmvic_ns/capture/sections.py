@@ -19,7 +19,7 @@ from lmvic_ns.capture.masks import FileMasks, Mask, nearest
 from lmvic_ns.capture.photographs import PhotographData
 from lmvic_ns.capture.records import CaptureRecords
 from lmvic_ns.errors import BitstreamError
-from lmvic_ns.geometry.undistortion import PinholeModel, undistortion_map
+from lmvic_ns.geometry.undistortion import PinholeModel, undistorted_pinhole, undistortion_map
 
 
 def capture_sections(
@@ -97,6 +97,13 @@ class FileCapture:
         Raises:
             BitstreamError: names the first view with a lens of another size.
         """
+        for lens in dict.fromkeys(lens for lens in records.lenses if lens is not None):
+            try:
+                undistorted_pinhole(lens.camera, lens.lens, lens.height, lens.width)
+            except ValueError as error:
+                raise BitstreamError(
+                    f"section {record_section.TAG}: expected lenses that make pinhole views: {error}"
+                ) from None
         for view, (record, lens) in enumerate(zip(self._header.views, records.lenses, strict=True)):
             if lens is not None and (lens.width, lens.height) != (record.width, record.height):
                 raise BitstreamError(
@@ -158,6 +165,7 @@ class FileCapture:
             return nearest(mask, record.height, record.width)
         fx, fy, cx, cy = record.intrinsics
         moved = undistortion_map(lens.camera, lens.lens, PinholeModel(fx, fy, cx, cy), record.height, record.width)[0].numpy()
+        moved = np.nan_to_num(moved)
         x = (np.arange(record.width) + 0.5 + moved[..., 0]) * (mask.shape[1] / lens.width)
         y = (np.arange(record.height)[:, None] + 0.5 + moved[..., 1]) * (mask.shape[0] / lens.height)
         column = np.clip(np.floor(x), 0, mask.shape[1] - 1).astype(int)

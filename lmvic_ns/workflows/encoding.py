@@ -217,6 +217,12 @@ def encode_scene(
     if options.points != "none" and (line := left_out(scene, points)):
         say(line)
     pixels = int((scene.cameras.height * scene.cameras.width).sum())
+    written: list[tuple[int, int]] = []  # what a search has put there itself
+
+    def check_still_free() -> None:
+        """Another run may have finished a file of this name in the meantime; what is coded stays in the partial file."""
+        if path.exists() and _identity(path) not in written:
+            check_output(path, options.overwrite, inputs)
 
     def encode_at(level: int) -> EncodedFile:
         # what is written is kept when interrupted
@@ -237,6 +243,8 @@ def encode_scene(
                             f"{path}: not finished: the scene's files were changed while they were coded; begin anew with "
                             "--overwrite when they are as they should be"
                         )
+                    if not left:
+                        check_still_free()
 
                 return codec.encode(scene, path, tree=tree, options=how, sections=sections, on_view=on_view)
 
@@ -248,12 +256,18 @@ def encode_scene(
             with writing(path):
                 partial_path(path).unlink()
             views = encode()
+        written.append(_identity(path))
         encoded = EncodedFile(
             path, views, tree, level, sum(map(len, points.values())), pixels, tries, lossless=options.lossless
         )
         return _measured(encoded, scene, codec)
 
     return hold_target(encode_at, quality, options)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns
 
 
 class Outlook:
