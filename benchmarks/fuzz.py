@@ -7,7 +7,9 @@ In all cases: no other exception, no crash, no hang over 10 s, memory at most tw
 `max_pixels`, here that of the whole file), and errors that name the place and what was expected. Cases run in a child
 process, so a crash is counted and not suffered.
 
-Compact sparse points are decoded with the views and judged like one more view, which no other needs.
+Compact sparse points are decoded with the views and judged like one more view, which no other needs; so are the capture's
+records (META), masks (MASK) and photograph data (PHOT). A section that is gone must not be gone without a word. Of real
+files, one view of each case is also written as a dataset, in one of several forms.
 
 Without `--codec` the files are synthetic, with the structure of real ones (two-step entropy-coded parts, references);
 with `--codec FILE...` they are real and the codec decodes them; `--codec made` makes small ones with each of the weights:
@@ -40,8 +42,17 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from fuzz_mutations import MUTATIONS, FileParts, Mutated
-from fuzz_real import RealCodec, decode_point_sections, limit_memory, points_section, write_real_files
+from fuzz_capture import CAPTURE_MUTATIONS
+from fuzz_mutations import FILE_MUTATIONS, FileParts, Mutated
+from fuzz_real import (
+    RealCodec,
+    capture_data,
+    decode_capture,
+    decode_point_sections,
+    limit_memory,
+    points_section,
+    write_real_files,
+)
 
 from lmvic_ns._util.output import check_new, write_whole
 from lmvic_ns.bitstream import rans
@@ -60,6 +71,7 @@ MEMORY_FLOOR = 1 << 18  # bytes: a normal decode of a file of two thumbnails tak
 NAMES_THE_PLACE = re.compile(r"view \d+|header|index|trailer|section|magic number")
 SAYS_WHAT_WAS_EXPECTED = re.compile(r"expected|not what an encoder writes|were made with|was made with")
 
+MUTATIONS = {**FILE_MUTATIONS, **CAPTURE_MUTATIONS}
 Decoded = dict[int, str]  # digest of each view that decoded
 Decode = Callable[[Path, int], tuple[Decoded, dict[int, str]]]  # file, most pixels a view -> digests, reasons
 
@@ -129,7 +141,8 @@ class SyntheticCodec:
             parameters={"near": 0.5},
         )
         with Writer(path, header) as writer:
-            writer.add_section("META", json.dumps({"seed": seed}).encode())
+            for tag, data in capture_data([(view.height, view.width) for view in header.views], path.parent, seed).items():
+                writer.add_section(tag, data)
             writer.add_section(TAG, points_section(Pinholes.of_file(header), 100, seed))
             for view in header.order:
                 record = header.views[view]
@@ -163,6 +176,7 @@ class SyntheticCodec:
                 states[view] = state
                 decoded[view] = hashlib.sha256(state.tobytes()).hexdigest()
             decode_point_sections(reader, decoded, reasons)
+            decode_capture(reader, decoded, reasons)
         return decoded, reasons
 
 
@@ -199,6 +213,9 @@ def judge(parts: FileParts, case: Mutated, normal: Decoded, decoded: Decoded, re
         if must - set(decoded):
             view = min(must - set(decoded))
             return "failure", f"view {view} is whole but was refused: {reasons.get(view)}"
+        silent = set(normal) - set(decoded) - set(reasons)
+        if silent and -1 not in reasons:
+            return "failure", f"{sorted(silent)} are gone without a word"
     elif case.untouched is not None:
         wrong = {view for view in case.untouched if decoded.get(view) != normal[view]}
         if wrong:
@@ -286,7 +303,7 @@ def child(job: Job, pipe: Any) -> None:
         normal, reasons = decode(path, parts.max_pixels)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        if reasons or not set(range(len(parts.header.views))) <= set(normal):
+        if reasons or not set(range(len(parts.header.views) + len(parts.sections))) <= set(normal):
             raise SystemExit(f"{path}: does not decode as it is: {reasons}")
         prepared.append((parts, normal, peak))
     for parts, _, _ in prepared:

@@ -27,7 +27,7 @@ class FileParts:
     units: dict[int, bytes]
     index: bytes
     max_pixels: int
-    points: bytes  # data of the section of compact points; empty without
+    sections: dict[str, bytes]  # data of each section, by its tag
     others: list[bytes] = field(default_factory=list)
 
     @classmethod
@@ -44,11 +44,11 @@ class FileParts:
                     layout.pack_unit_head(view, unit.depth, unit.image, layout.binding_of(data)) + unit.depth + unit.image
                 )
             header = reader.header
-            points = reader.section(TAG) or b""
+            sections = {tag: reader.section(tag) or b"" for tag in reader.sections()}
         (index,) = struct.unpack_from("<I", data, len(data) - layout.TRAILER.size)
         tail = len(data) - layout.TRAILER.size
         pixels = max(view.width * view.height for view in header.views)
-        return cls(data, header, data[: layout.PREAMBLE_BYTES + size], units, data[tail - index : tail], pixels, points)
+        return cls(data, header, data[: layout.PREAMBLE_BYTES + size], units, data[tail - index : tail], pixels, sections)
 
     def parts(self, view: int) -> tuple[bytes, bytes]:
         unit = self.units[view]
@@ -85,7 +85,7 @@ def _length(rng: np.random.Generator, most: int) -> int:
     return int(min(np.exp(rng.uniform(0, np.log(most + 1))), most))
 
 
-def _broken_payload(part: bytes, rng: np.random.Generator) -> bytes:
+def broken_payload(part: bytes, rng: np.random.Generator) -> bytes:
     """Another payload: flips, cuts, growth, noise, extremes, nothing."""
     data = bytearray(part or b"\0")
     kind = rng.integers(8)
@@ -241,7 +241,7 @@ def payloads(parts: FileParts, rng: np.random.Generator) -> Mutated:
     view = int(rng.choice(list(parts.units)))
     broken = list(parts.parts(view))
     for part in {int(rng.integers(2)), int(rng.integers(2))}:
-        broken[part] = _broken_payload(broken[part], rng)
+        broken[part] = broken_payload(broken[part], rng)
     unit = layout.pack_unit_head(view, broken[0], broken[1], parts.binding) + broken[0] + broken[1]
     blocks = [(entry, unit if entry == view + 1 else data) for entry, data in _blocks(parts)]
     return Mutated(_assemble(parts.front, blocks), hostile=True, untouched=parts.untouched_by(view))
@@ -249,13 +249,13 @@ def payloads(parts: FileParts, rng: np.random.Generator) -> Mutated:
 
 def points(parts: FileParts, rng: np.random.Generator) -> Mutated:
     """The section of sparse points is damaged, its counts and layers or its stream, and its checksum made to fit."""
-    data = parts.points or bytes(16)
+    data = parts.sections.get(TAG) or bytes(16)
     head = min(6 + 6 * struct.unpack_from("<H", data, 4)[0], len(data))
     kind = rng.integers(4)
     if kind == 0:
-        data = data[:head] + _broken_payload(data[head:], rng)
+        data = data[:head] + broken_payload(data[head:], rng)
     elif kind == 1:
-        data = _broken_payload(data, rng)
+        data = broken_payload(data, rng)
     else:  # one number of the head becomes another
         at = 0 if kind == 2 else int(rng.integers(2, head // 2)) * 2
         width = 4 if at == 0 else 2
@@ -263,9 +263,16 @@ def points(parts: FileParts, rng: np.random.Generator) -> Mutated:
             rng.integers(8)
         ]
         data = data[:at] + (value & ((1 << 8 * width) - 1)).to_bytes(width, "little") + data[at + width :]
-    section = layout.pack_section_head(TAG, data, parts.binding) + data
-    blocks = [*_blocks(parts), (layout.SECTION_ENTRY, section)]
-    return Mutated(_assemble(parts.front, blocks), hostile=True, untouched=set(parts.units))
+    return with_sections(parts, {TAG: data})
+
+
+def with_sections(parts: FileParts, changed: dict[str, bytes]) -> Mutated:
+    """The file with all its sections, some of them with other contents."""
+    sections = {**parts.sections, **changed}
+    packed = [
+        (layout.SECTION_ENTRY, layout.pack_section_head(tag, data, parts.binding) + data) for tag, data in sections.items()
+    ]
+    return Mutated(_assemble(parts.front, [*_blocks(parts), *packed]), hostile=True, untouched=set(parts.units))
 
 
 def unit_fields(parts: FileParts, rng: np.random.Generator) -> Mutated:
@@ -340,7 +347,7 @@ def forged_marks(parts: FileParts, rng: np.random.Generator) -> Mutated:
     return Mutated(parts.front + noise + body, hostile=True, untouched=None if costly else set(parts.units))
 
 
-MUTATIONS: dict[str, Callable[[FileParts, np.random.Generator], Mutated]] = {
+FILE_MUTATIONS: dict[str, Callable[[FileParts, np.random.Generator], Mutated]] = {
     "flip bits": flip_bits,
     "overwrite": overwrite,
     "truncate": truncate,

@@ -11,7 +11,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import fuzz
-from fuzz_mutations import MUTATIONS, FileParts, Mutated
+from fuzz import MUTATIONS
+from fuzz_mutations import FileParts, Mutated
 from fuzz_real import write_real_files
 
 
@@ -39,6 +40,7 @@ def test_the_judge_finds_fault(files: list[Path]) -> None:
     unharmed = Mutated(parts.data)
     assert fuzz.judge(parts, unharmed, normal, normal, {}) == ("whole", "")
     assert "without an error" in fuzz.judge(parts, unharmed, normal, normal | {1: "else"}, {})[1]
+    assert "gone without a word" in fuzz.judge(parts, unharmed, normal, {v: d for v, d in normal.items() if v != 8}, {})[1]
     without = {view: digest for view, digest in normal.items() if view != 2}
     assert "is whole but was refused" in fuzz.judge(parts, unharmed, normal, without, {2: "view 2: expected"})[1]
     hostile = Mutated(parts.data, hostile=True, untouched={2})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import lzma
 import os
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from lmvic_ns.bitstream.reader import Reader
+from lmvic_ns.bitstream.writer import Writer
 from lmvic_ns.capture.masks import FileMasks, pack_masks, read_mask
 from lmvic_ns.capture.photographs import PhotographData, pack_photographs, unpack_photographs, without_thumbnail
 from lmvic_ns.capture.records import CaptureRecords, pack_records, read_records, unpack_records
@@ -153,6 +156,50 @@ def test_damaged_sections_cost_themselves_alone(weights: Path, tmp_path: Path, m
     lost = capsys.readouterr().err
     assert all(f"lost: {what}" in lost for what in ("names, lenses and other keys", "masks", "EXIF, XMP"))
     assert len(json.loads((tmp_path / "out" / "transforms.json").read_text())["frames"]) == 4
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_masks_without_their_lenses_say_so(gone: bool, weights: Path, tmp_path: Path, monkeypatch, capsys):
+    """The frame of a mask is that of the photograph: who moves it to the pinhole view are the records."""
+    path = coded(write_capture(tmp_path / "in", camera_model="OPENCV", k1=-0.2), weights, tmp_path / "a.lmvic", monkeypatch)
+    data = bytearray(path.read_bytes())
+    begin = data.index(b"\xf5SECMETA")
+    if gone:  # as a whole: only the index knows that something is missing
+        end = data.index(b"\xf5SECMASK")
+        del data[begin:end]
+    else:
+        data[begin + 20] ^= 0xFF
+    path.write_bytes(data)
+    capsys.readouterr()
+    assert lmvic(monkeypatch, "decode", path, tmp_path / "out", "--weights", weights, "--device", "cpu") == 1
+    lost = capsys.readouterr().err
+    assert "lost: place of masks: right only for photographs without lens distortion" in lost
+    assert ("beside views it still has" in lost) == gone
+
+
+def test_planes_of_any_size_are_not_asked_for(weights: Path, tmp_path: Path, monkeypatch):
+    """A lens or a mask of a few bytes that claims a picture of gigabytes is refused, at the least for small views."""
+    path = coded(write_capture(tmp_path / "in", camera_model="OPENCV", k1=-0.2), weights, tmp_path / "a.lmvic", monkeypatch)
+    with Reader(path) as reader:
+        records = unpack_records(reader.section("META") or b"", 4)
+        header = reader.header
+    lens = records.lenses[0]
+    assert lens is not None
+    huge = replace(records, lenses=(replace(lens, height=65535, width=65535), *records.lenses[1:]))
+    picture = io.BytesIO()
+    Image.new("1", (30_000, 5000)).convert("L").save(picture, "PNG")
+    numbers = np.array([1, 0, 0, 0, 1], "<u2").tobytes() + len(picture.getvalue()).to_bytes(4, "little")
+    sections = {"META": pack_records(huge), "MASK": numbers + picture.getvalue()}
+    with Writer(tmp_path / "b.lmvic", header) as writer:
+        for tag, data in sections.items():
+            writer.add_section(tag, data)
+        for view in header.order:
+            writer.add_unit(view, b"", b"")
+    with Reader(tmp_path / "b.lmvic", max_pixels=5_000_000) as reader:
+        capture = FileCapture(reader)
+        assert "expected the view's size 64 x 48, found 65535 x 65535" in capture.problems["names, lenses and other keys"]
+        with pytest.raises(BitstreamError, match="expected at most 80 megapixels"):
+            capture.photograph_mask(0)
 
 
 def test_a_lens_is_kept_and_given_back(weights: Path, tmp_path: Path, monkeypatch, capsys):

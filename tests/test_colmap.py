@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from export_scenes import lmvic, write_weights
 from PIL import Image
 from test_capture import write_capture
 
+from lmvic_ns.depth_sources.stereo import with_stereo_depth
 from lmvic_ns.errors import SceneError
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.scene.colmap import quaternion, read_cameras, read_images, read_points, write_model
@@ -189,3 +192,77 @@ def test_fisheye_is_refused_by_name(colmap: Path) -> None:
         (model / "cameras.txt").write_text("\n".join([*text[:-1], f"2 {name} 64 48 {parameters}"]) + "\n")
         with pytest.raises(SceneError, match=name):
             MultiViewScene.from_dataset(colmap)
+
+
+def test_stereo_takes_the_models_points(colmap: Path, weights: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """They are in no .ply file; pictures and their original bytes stay what they were."""
+    pictures = []
+    for number in range(3):  # three views of one wall, 2 units away
+        x = np.arange(64)[None, :, None] + 6 * number
+        wall = 128 + 100 * np.sin(0.3 * x + np.arange(48)[:, None, None] * [0.1, 0.3, 0.5])
+        pictures.append(Image.fromarray(wall.astype(np.uint8)))
+    frames = []
+    for number, name in enumerate(("b/1.jpg", "a/1.jpg", "a/2.jpg")):
+        pictures[number].save(colmap / "images" / name, quality=95)
+        world_to_camera = np.eye(4)
+        world_to_camera[0, 3] = -0.2 * number
+        camera = {"w": 64, "h": 48, "fl_x": 60.0, "fl_y": 60.0, "cx": 32.0, "cy": 24.0}
+        frames.append({"name": name, "world_to_camera": world_to_camera, **camera})
+    points = np.column_stack([RANDOM.uniform(-0.5, 0.5, (50, 2)), np.full(50, 2.0)])
+    write_model(colmap / "sparse" / "0", frames, SparsePoints(points, np.full((50, 3), 99, np.uint8)))
+    command = ("encode", colmap, tmp_path / "a.lmvic", "--weights", weights, "--device", "cpu", "--effort", "fast")
+    assert lmvic(monkeypatch, *command, "--no-verify") == 0
+    assert "plane sweep stereo" in capsys.readouterr().out
+    scene = with_stereo_depth(MultiViewScene.from_dataset(colmap))
+    assert scene.points() is not None and scene.original(0) == (colmap / "images/a/1.jpg").read_bytes()
+
+
+def changed(file: str, change) -> Any:
+    return lambda model: (model / file).write_bytes(change((model / file).read_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "text"),
+    [
+        (changed("cameras.bin", lambda b: b[:12] + struct.pack("<i", 11) + b[16:]), "model 11, which is not supported", False),
+        (changed("images.bin", lambda b: b[:12] + bytes(32) + b[44:]), "quaternion has the length 0", False),
+        (changed("images.bin", lambda b: b[:12] + struct.pack("<d", 1e200) + b[20:]), "quaternion has the length", False),
+        (changed("images.bin", lambda b: struct.pack("<Q", 2) + b[8:]), "bytes follow the records", False),
+        (changed("points3D.bin", lambda b: struct.pack("<Q", 2) + b[8:]), "bytes follow the records", False),
+        (changed("cameras.bin", lambda b: b + b"x"), "1 bytes follow the records", False),
+        (changed("images.txt", lambda b: b.replace(b"\n\n", b"\n").replace(b"1.5 2.5 -1\n", b"")), "the points of", True),
+        (changed("images.txt", lambda b: b.replace(b" a/1.jpg", b"")), "ten values", True),
+        (changed("points3D.txt", lambda b: b"9 0 0 0 300 0 0 0.5\n" + b), "no whole numbers of 0..255", True),
+        (changed("points3D.txt", lambda b: b"9 0 0 0 nan 0 0 0.5\n" + b), "no whole numbers of 0..255", True),
+        (changed("points3D.txt", lambda b: b"9 0 0\n" + b), "line 1: expected a point's number", True),
+        (lambda model: (model / "images.bin").unlink(), "no whole COLMAP model: it has cameras.bin, points3D.bin", False),
+    ],
+)
+def test_what_would_be_cut_or_guessed_is_refused(colmap: Path, change: Any, words: str, text: bool) -> None:
+    model = colmap / "sparse" / "0"
+    if text:
+        as_text(model)
+    change(model)
+    with pytest.raises(SceneError, match=words):
+        MultiViewScene.from_dataset(colmap)
+
+
+def test_text_that_an_editor_saved_is_read(colmap: Path) -> None:
+    """A byte order mark in front, lines of Windows, a blank line and a comment between pictures."""
+    as_text(colmap / "sparse" / "0")
+    before = MultiViewScene.from_dataset(colmap)
+    for path in (colmap / "sparse" / "0").iterdir():
+        text = path.read_text().replace("\n1 ", "\n\n# a comment\n1 ") if path.name == "images.txt" else path.read_text()
+        path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    after = MultiViewScene.from_dataset(colmap)
+    assert after.names == before.names and torch.equal(after.cameras.world_to_camera, before.cameras.world_to_camera)
+
+
+def test_messages_name_the_model(colmap: Path, tmp_path: Path) -> None:
+    """There is no transforms.json that could be corrected."""
+    (colmap / "masks" / "a" / "2.jpg.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(SceneError, match="mask not found; the COLMAP model lists it"):
+        dataset_inputs(colmap).capture()
+    Image.new("RGB", (32, 32)).save(colmap / "images" / "a" / "1.jpg")
+    with pytest.raises(SceneError, match="but the COLMAP model says 64 x 48"):
+        MultiViewScene.from_dataset(colmap)

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -125,11 +126,27 @@ class _Server(SimpleHTTPRequestHandler):
             self.send_header("Content-Length", "1000")
             self.end_headers()
             self.wfile.write(b"little")
+        elif self.trouble in ("ignores ranges", "tells no size"):
+            self.whole(True)
         else:
             self.answer(True)
 
     def do_HEAD(self) -> None:
-        self.answer(False)
+        if self.trouble in ("ignores ranges", "tells no size"):
+            self.whole(False)
+        else:
+            self.answer(False)
+
+    def whole(self, body: bool) -> None:
+        """The answer of a server that knows nothing of ranges."""
+        data = Path(self.translate_path(self.path)).read_bytes()
+        self.send_response(200)
+        if self.trouble == "ignores ranges":
+            self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if body:
+            with suppress(OSError):  # the reader may have seen enough
+                self.wfile.write(data)
 
     def answer(self, body: bool) -> None:
         path = Path(self.translate_path(self.path))
@@ -176,6 +193,23 @@ def test_a_server_that_fails_later_is_one_clear_line(trouble: str, address: str,
             views[3].image  # noqa: B018
         _Server.trouble = ""
         assert views[3].image.size  # it is back
+
+
+@pytest.mark.parametrize("trouble", ["ignores ranges", "tells no size"])
+def test_a_server_without_ranges_is_one_clear_line(trouble: str, address: str, weights: Path) -> None:
+    _Server.trouble = trouble
+    with pytest.raises(BitstreamError, match="no parts of files"):
+        lmvic_ns.open(address, weights)
+
+
+def test_what_cannot_be_opened_is_named(address: str, file: Path) -> None:
+    with pytest.raises(BitstreamError, match="not found, or its server cannot be reached"):
+        lmvic_ns.open(address + "x")
+    closed = file.open("rb")
+    closed.close()
+    for source, words in ((closed, "closed file"), ("a\0b", "null byte")):
+        with pytest.raises(BitstreamError, match=words):
+            lmvic_ns.open(source)
 
 
 def test_workers_read_an_address_after_this_process_did(address: str, file: Path, weights: Path) -> None:

@@ -27,9 +27,9 @@ entrypoint()
 """
 
 
-def bare(*args: object) -> subprocess.CompletedProcess[str]:
-    """`lmvic ARGS` in a process in which no extra can be imported."""
-    blocked = {name for names in EXTRAS.values() for name in names}
+def bare(*args: object, without: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """`lmvic ARGS` in a process in which no extra can be imported, nor what it is to be `without`."""
+    blocked = {name for names in EXTRAS.values() for name in names} | {*without}
     program = PROGRAM.replace("BLOCKED", repr(blocked))
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", program, *map(str, args)]
@@ -71,3 +71,11 @@ def test_loading_weights_imports_no_compiler() -> None:
     program = "import sys; from lmvic_ns.codec import load_codec; load_codec(); print('torch._dynamo' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
+
+
+def test_without_torch_a_line_says_so_and_the_version_is_told(tmp_path: Path) -> None:
+    done = bare("--version", without=("torch",))
+    assert done.returncode == 0 and "weights tiny " in done.stdout and not done.stderr
+    done = bare("encode", tmp_path, tmp_path / "a.lmvic", without=("torch",))
+    assert done.returncode == 2 and done.stderr.startswith("lmvic: lmvic encode needs torch, which is not installed")
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -70,6 +71,8 @@ def run_cleanly(program: str, call: Callable[[], int]) -> int:
     Raises:
         Exception: what `ending_of` takes for a bug.
     """
+    # Pillow warns of damage that it reads past, such as in EXIF, which is kept byte for byte: what matters is an error of ours
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     for stream in (sys.stdout, sys.stderr):
         _take_any_text(stream)
     received: list[int] = []

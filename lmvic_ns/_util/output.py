@@ -317,6 +317,7 @@ class FolderOutput:
         check_folder(folder, inputs=inputs, overwrite=overwrite)
         self.folder, self._last = folder, last
         self._place = settled(folder)
+        self._old = read_list(self._place) or {}
         self._made = [path for path in (self._place, *self._place.parents) if not path.exists()]
         try:
             with writing(folder):
@@ -327,7 +328,6 @@ class FolderOutput:
         except BaseException:
             self._remove_made()
             raise
-        self._old = read_list(self._place) or {}
 
     def check_free(self, names: Iterable[str]) -> None:
         """Refuse names under which the folder holds files that are not ours.

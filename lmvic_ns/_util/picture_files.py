@@ -25,17 +25,18 @@ _LIMIT_LOCK = threading.Lock()
 
 
 @contextmanager
-def picture_of_bytes(data: bytes, name: str) -> Iterator[Image.Image]:
+def picture_of_bytes(data: bytes, name: str, *, pixels: bool = True) -> Iterator[Image.Image]:
     """The same as `open_picture`, for a picture in memory.
 
     Args:
         data: as a file would hold it.
         name: what to call it in errors.
+        pixels: see `open_picture`.
 
     Raises:
         SceneError: see `open_picture`.
     """
-    with open_picture(name, source=io.BytesIO(data)) as picture:
+    with open_picture(name, pixels=pixels, source=io.BytesIO(data)) as picture:
         yield picture
 
 
@@ -52,6 +53,8 @@ def open_picture(path: Path | str, *, pixels: bool = True, source: BinaryIO | No
         SceneError: the file is missing, is no picture, is damaged, or has more than `MAX_PICTURE_PIXELS`.
     """
     try:
+        if source is None and Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for without end
+            raise SceneError(f"{path}: is a folder, a device or a pipe, not an image")
         picture = _opened(path, path if source is None else source)
     except LmvicError:
         raise

@@ -27,6 +27,7 @@ SECTION_HEAD_BYTES = SECTION_FIELDS.size + 4
 
 END_MAGIC = b"\x89LMVEND\n"
 TRAILER = struct.Struct("<2I8s")  # bytes of the index, CRC of the index and that length, magic
+SECTION_TAGS = frozenset({"META", "MASK", "PHOT", "PNTC", "PNTS"})  # in use in finished files
 SECTION_ENTRY = 0  # of the index; a unit's entry is its view number + 1
 MAX_INDEX_BYTES = 10 * (limits.MAX_VIEWS + limits.MAX_SECTIONS)
 
@@ -215,7 +216,7 @@ def index_bytes(trailer: bytes, room: int) -> int:
         BitstreamError: this is no trailer.
     """
     if len(trailer) != TRAILER.size or trailer[8:] != END_MAGIC:
-        raise BitstreamError("trailer: missing: the file was cut off or something follows it")
+        raise BitstreamError("trailer: expected one at the end: the file was cut off or something follows it")
     size = TRAILER.unpack(trailer)[0]
     if size > min(room, MAX_INDEX_BYTES):
         raise BitstreamError(f"trailer: expected an index of at most {min(room, MAX_INDEX_BYTES)} bytes, found {size}")

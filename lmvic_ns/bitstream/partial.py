@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from lmvic_ns._util.output import check_plain
 from lmvic_ns.bitstream.header import FileHeader
 from lmvic_ns.bitstream.layout import (
     MAGIC,
@@ -74,6 +75,7 @@ def read_partial(partial: Path) -> PartialState:
     Raises:
         LmvicError: it cannot be read, or is no partial file at all.
     """
+    check_plain(partial)  # a pipe would be waited for without end
     try:
         with partial.open("rb") as file:
             end = os.fstat(file.fileno()).st_size

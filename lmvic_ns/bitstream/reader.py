@@ -12,6 +12,7 @@ from lmvic_ns.bitstream.layout import (
     PREAMBLE_BYTES,
     SECTION_ENTRY,
     SECTION_HEAD_BYTES,
+    SECTION_TAGS,
     TRAILER,
     UNIT_HEAD_BYTES,
     Block,
@@ -58,6 +59,7 @@ class Reader:
         header: cameras, names, tree, quality.
         problems: what was found wrong on opening; empty for an intact file.
         file_size: bytes of the whole file.
+        max_pixels: as given.
 
     Raises:
         BitstreamError: the file cannot be read, or its header is damaged or against the format's rules.
@@ -65,6 +67,7 @@ class Reader:
 
     def __init__(self, path: Source, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
         self.problems: list[str] = []
+        self.max_pixels = max_pixels
         self._lock = threading.Lock()
         self._file, self.path, self._ours = open_source(path)
         try:
@@ -197,6 +200,19 @@ class Reader:
         """Size of a section's data, read or not, whole or not; 0 if the file has none of this tag."""
         block = self._sections.get(tag)
         return block.size - SECTION_HEAD_BYTES if block is not None else 0
+
+    def damaged_tags(self) -> dict[str, str]:
+        """What is wrong with sections of tags that are not in use: damage may have made one of another's tag, and nobody
+        would read it or miss it.
+        """
+        found: dict[str, str] = {}
+        for tag in self._sections:
+            if tag not in SECTION_TAGS and tag != SETTINGS_TAG:
+                try:
+                    self.section(tag)
+                except BitstreamError as error:
+                    found[tag] = str(error)
+        return found
 
     @property
     def unfinished(self) -> bool:

@@ -31,6 +31,8 @@ def open_source(source: Source) -> tuple[IO[bytes], Path, bool]:
     if not isinstance(source, str | os.PathLike):
         name = getattr(source, "name", None)
         path = Path(name) if isinstance(name, str) else Path("file")
+        if getattr(source, "closed", False):
+            raise BitstreamError(f"cannot read {path}: it is a closed file")
         if not (hasattr(source, "read") and hasattr(source, "seek") and source.seekable()):
             raise BitstreamError(f"cannot read {path}: give a file that can be sought in, opened as binary")
         return source, path, False
@@ -41,6 +43,8 @@ def open_source(source: Source) -> tuple[IO[bytes], Path, bool]:
         return open(path, "rb"), path, True
     except OSError as error:
         raise BitstreamError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:  # what no path can hold
+        raise BitstreamError(f"cannot read {str(path)!r}: {error}") from error
 
 
 def size_of(file: IO[bytes]) -> int:
@@ -48,14 +52,25 @@ def size_of(file: IO[bytes]) -> int:
     return file.seek(0, os.SEEK_END)
 
 
+_WHOLE_ONLY = "its server gives no parts of files (HTTP ranges): download the file and give its path"
+
+
 class _Address:
     """A file behind an address, whose errors while it is read are `OSError` like those of a file on a disk."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
+        # without a size, or from a server that packs or ignores ranges: fsspec then reads from the beginning alone
+        self._streaming = not file.seekable() or getattr(file, "size", 0) is None
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """As of a file."""
+        """As of a file.
+
+        Raises:
+            OSError: the server gives the file as a whole only.
+        """
+        if self._streaming and not self._file.closed:
+            raise OSError(_WHOLE_ONLY)
         return self._file.seek(offset, whence)
 
     def read(self, size: int = -1) -> bytes:
@@ -66,7 +81,11 @@ class _Address:
         """
         try:
             return self._file.read(size)
-        except (OSError, ValueError):  # ValueError: closed, or without ranges; the reader knows both
+        except ValueError as error:
+            if self._file.closed:
+                raise
+            raise OSError(_WHOLE_ONLY if "range" in str(error) else str(error)) from error
+        except OSError:
             raise
         except Exception as error:  # each protocol has errors of its own
             raise OSError(str(error) or type(error).__name__) from error
@@ -87,5 +106,7 @@ def _open_address(address: str) -> IO[bytes]:
         return cast("IO[bytes]", _Address(file))
     except ImportError as error:
         raise BitstreamError(f"cannot read {address}: {error}") from None
+    except FileNotFoundError as error:  # names the address once more, and no reason
+        raise BitstreamError(f"cannot read {address}: not found, or its server cannot be reached") from error
     except Exception as error:  # each protocol has errors of its own
         raise BitstreamError(f"cannot read {address}: {str(error) or type(error).__name__}") from error

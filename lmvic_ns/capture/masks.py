@@ -18,12 +18,13 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from lmvic_ns._util.picture_files import LONGEST_SIDE, open_picture, picture_of_bytes
+from lmvic_ns._util.picture_files import LONGEST_SIDE, MAX_PICTURE_PIXELS, open_picture, picture_of_bytes
 from lmvic_ns.errors import BitstreamError, LmvicError, SceneError
 
 TAG = "MASK"
 Mask = UInt8[np.ndarray, "h w"]
-_MOST = 65535
+LEAST_PIXELS = 1 << 20
+"""Of a mask that any program takes, however small its views have to be."""
 
 
 def read_mask(path: Path, size: tuple[int, int] | None = None) -> Mask:
@@ -42,6 +43,9 @@ def read_mask(path: Path, size: tuple[int, int] | None = None) -> Mask:
         if picture.mode in ("1", "L"):
             values = np.asarray(picture.convert("L"))
         else:
+            alpha = picture.convert("RGBA").getchannel("A").getextrema() if picture.has_transparency_data else (255, 255)
+            if alpha[0] != 255:
+                raise SceneError(f"{path}: a mask must have one channel, this one is transparent; save it as 8-bit grey PNG")
             colours = np.asarray(picture.convert("RGB"))
             values = colours[..., 0]
             if (colours != values[..., None]).any():
@@ -86,12 +90,14 @@ class FileMasks:
     Args:
         data: the section.
         views: of the file.
+        max_pixels: of a mask that is unpacked. Masks have the photographs' size, which may be larger than the views'.
 
     Raises:
         BitstreamError: the section breaks the format's rules.
     """
 
-    def __init__(self, data: bytes, views: int) -> None:
+    def __init__(self, data: bytes, views: int, max_pixels: int = MAX_PICTURE_PIXELS) -> None:
+        self._max_pixels = min(max_pixels, MAX_PICTURE_PIXELS)
         head = 2 * views + 2
         if len(data) < head:
             raise BitstreamError(f"section {TAG}: expected {head} bytes at least, found {len(data)}")
@@ -123,14 +129,23 @@ class FileMasks:
         if not number:
             return None
         try:
-            with picture_of_bytes(self._pictures[number - 1], f"mask of view {view}") as picture:
-                if picture.format not in ("PNG", "WEBP") or picture.mode not in ("L", "RGB"):
-                    raise BitstreamError(f"section {TAG}: mask of view {view}: expected a grey PNG or WebP picture")
-                return np.asarray(picture.convert("RGB"))[..., 0]
+            return self._unpacked(self._pictures[number - 1], f"mask of view {view}")
         except BitstreamError:
             raise
         except LmvicError as error:
-            raise BitstreamError(f"section {TAG}: {error}") from None
+            raise BitstreamError(f"section {TAG}: not what an encoder writes: {error}") from None
+
+    def _unpacked(self, data: bytes, name: str) -> Mask:
+        with picture_of_bytes(data, name, pixels=False) as picture:  # what its header claims, before memory is taken
+            if picture.format not in ("PNG", "WEBP") or picture.mode not in ("L", "RGB"):
+                raise BitstreamError(f"section {TAG}: {name}: expected a grey PNG or WebP picture")
+            if picture.width * picture.height > self._max_pixels:
+                raise BitstreamError(
+                    f"section {TAG}: {name}: expected at most {self._max_pixels / 1e6:g} megapixels, found {picture.width} x "
+                    f"{picture.height}: raise --max-megapixels if you trust the file"
+                )
+        with picture_of_bytes(data, name) as picture:
+            return np.asarray(picture if picture.mode == "L" else picture.getchannel(0))
 
 
 def nearest(mask: Mask, height: int, width: int) -> Mask:

@@ -15,7 +15,7 @@ from lmvic_ns._util.picture_files import open_picture
 from lmvic_ns.errors import BitstreamError, SceneError
 from lmvic_ns.geometry.undistortion import LensDistortion, PinholeModel
 from lmvic_ns.scene.reader import lens_of, read_number
-from lmvic_ns.scene.transforms import load_transforms, transforms_file
+from lmvic_ns.scene.transforms import check_exists, load_transforms, naming_model, transforms_file
 
 TAG = "META"
 MAX_BYTES = 1 << 24
@@ -94,6 +94,11 @@ def read_records(dataset: Path, pictures: Sequence[Path] | None = None, downscal
     Raises:
         SceneError: transforms.json is missing or damaged.
     """
+    with naming_model(dataset):
+        return _read_records(dataset, pictures, downscale)
+
+
+def _read_records(dataset: Path, pictures: Sequence[Path] | None, downscale: int) -> CaptureRecords | None:
     file, meta = transforms_file(dataset), load_transforms(dataset)
     listed: list[dict[str, Any]] = meta["frames"]
     by_path = {_place(file, record["file_path"]): number for number, record in enumerate(listed)}
@@ -112,7 +117,7 @@ def read_records(dataset: Path, pictures: Sequence[Path] | None = None, downscal
         scene={key: value for key, value in meta.items() if key not in _SCENE_KEYS},
         frames=tuple({key: value for key, value in view.items() if key not in _FRAME_KEYS} for view in views),
         order=tuple(sorted(range(len(chosen)), key=lambda view: chosen[view])),
-        masks=tuple(view["mask_path"] if isinstance(view.get("mask_path"), str) else None for view in views),
+        masks=tuple(_mask_path(file, view) for view in views),
         lenses=tuple(_lens_camera(file, meta, view, downscale) for view in views),
         points=points if isinstance(points, str) and points else None,
         depth_unit=float(unit) if isinstance(unit, int | float) and not isinstance(unit, bool) else None,
@@ -170,7 +175,7 @@ def unpack_records(data: bytes, views: int) -> CaptureRecords:
             raise ValueError(f"expected one zlib stream of at most {MAX_BYTES} bytes")
         return _records_of(json.loads(text.decode("ascii")), views)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError, zlib.error) as error:
-        raise BitstreamError(f"section {TAG}: {str(error) or type(error).__name__}") from None
+        raise BitstreamError(f"section {TAG}: not what an encoder writes: {str(error) or type(error).__name__}") from None
 
 
 def _records_of(data: Any, views: int) -> CaptureRecords:
@@ -213,6 +218,18 @@ def _records_of(data: Any, views: int) -> CaptureRecords:
         points,
         None if unit is None else float(unit),
     )
+
+
+def _mask_path(file: Path, record: Mapping[str, Any]) -> str | None:
+    path = record.get("mask_path")
+    if path is None:
+        return None
+    if not isinstance(path, str) or not path:
+        raise SceneError(
+            f"{file}: mask_path of {record['file_path']!r} must name a file, not {repr(path)[:60]}; correct it or take it out"
+        )
+    check_exists(file, path, "mask")
+    return path
 
 
 def _place(file: Path, relative: str) -> str:

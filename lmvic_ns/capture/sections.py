@@ -19,7 +19,7 @@ from lmvic_ns.capture.masks import FileMasks, Mask, nearest
 from lmvic_ns.capture.photographs import PhotographData
 from lmvic_ns.capture.records import CaptureRecords
 from lmvic_ns.errors import BitstreamError
-from lmvic_ns.geometry.undistortion import PinholeModel, undistortion_map
+from lmvic_ns.geometry.undistortion import PinholeModel, undistorted_pinhole, undistortion_map
 
 
 def capture_sections(
@@ -69,24 +69,65 @@ class FileCapture:
         self._header = reader.header
         self._masks: FileMasks | None = None
         views = len(reader.header.views)
-        self._photographs = [PhotographData()] * views
+        self._stored: list[PhotographData] | None = None
         for tag, what in SECTION_NAMES.items():
             try:
                 data = reader.section(tag)
                 if data is None:
                     continue
                 if tag == record_section.TAG:
-                    self.records = record_section.unpack_records(data, views)
+                    records = record_section.unpack_records(data, views)
+                    self._check_lenses(records)
+                    self.records = records
                 elif tag == mask_section.TAG:
-                    self._masks = FileMasks(data, views)
+                    self._masks = FileMasks(data, views, max(16 * reader.max_pixels, mask_section.LEAST_PIXELS))
                 else:
-                    self._photographs = photograph_section.unpack_photographs(data, views)
+                    self._stored = photograph_section.unpack_photographs(data, views)
             except BitstreamError as error:
                 self.problems[what] = str(error)
+        self._unknown = reader.damaged_tags()
+        self.problems |= {f"section {tag}": reason for tag, reason in self._unknown.items()}
+        lost = [*self.problems.values(), *reader.problems]
+        if self._masks is not None and self.records is None and lost:
+            self.problems["place of masks"] = f"right only for photographs without lens distortion: lenses are lost: {lost[0]}"
+
+    def _check_lenses(self, records: CaptureRecords) -> None:
+        """Lenses are said at the size of the views: another one would ask for planes of any size.
+
+        Raises:
+            BitstreamError: names the first view with a lens of another size.
+        """
+        for lens in dict.fromkeys(lens for lens in records.lenses if lens is not None):
+            try:
+                undistorted_pinhole(lens.camera, lens.lens, lens.height, lens.width)
+            except ValueError as error:
+                raise BitstreamError(
+                    f"section {record_section.TAG}: expected lenses that make pinhole views: {error}"
+                ) from None
+        for view, (record, lens) in enumerate(zip(self._header.views, records.lenses, strict=True)):
+            if lens is not None and (lens.width, lens.height) != (record.width, record.height):
+                raise BitstreamError(
+                    f"section {record_section.TAG}: lens of view {view}: expected the view's size {record.width} x "
+                    f"{record.height}, found {lens.width} x {lens.height}"
+                )
+
+    def check(self, tag: str) -> None:
+        """Refuse what the section of this tag would have said, where it is known to be lost.
+
+        Raises:
+            BitstreamError: it is damaged, or a section that may have been it.
+        """
+        own = self.problems.get(SECTION_NAMES[tag])
+        missing = {record_section.TAG: self.records, mask_section.TAG: self._masks, photograph_section.TAG: self._stored}[tag]
+        unknown = next(iter(self._unknown.values()), None) if missing is None else None
+        placed = self.problems.get("place of masks") if tag == mask_section.TAG else None
+        for reason in (own, unknown, placed):
+            if reason is not None:
+                raise BitstreamError(f"{SECTION_NAMES[tag]}: {reason}")
 
     def photograph(self, view: int) -> PhotographData:
         """EXIF, XMP and colour profile of a view's photograph."""
-        return self._photographs[view]
+        return self._stored[view] if self._stored is not None else PhotographData()
 
     def has_mask(self, view: int) -> bool:
         """Whether a view has a mask."""
@@ -94,7 +135,7 @@ class FileCapture:
 
     def mask_contents(self) -> list[object]:
         """Stands for what `mask` gives for each view: equal for equal masks."""
-        lenses = self.records.lenses if self.records is not None else (None,) * len(self._photographs)
+        lenses = self.records.lenses if self.records is not None else (None,) * len(self._header.views)
         contents: list[object] = []
         for view, (record, lens) in enumerate(zip(self._header.views, lenses, strict=True)):
             number = self._masks.number(view) if self._masks is not None else 0
@@ -124,6 +165,7 @@ class FileCapture:
             return nearest(mask, record.height, record.width)
         fx, fy, cx, cy = record.intrinsics
         moved = undistortion_map(lens.camera, lens.lens, PinholeModel(fx, fy, cx, cy), record.height, record.width)[0].numpy()
+        moved = np.nan_to_num(moved)
         x = (np.arange(record.width) + 0.5 + moved[..., 0]) * (mask.shape[1] / lens.width)
         y = (np.arange(record.height)[:, None] + 0.5 + moved[..., 1]) * (mask.shape[0] / lens.height)
         column = np.clip(np.floor(x), 0, mask.shape[1] - 1).astype(int)

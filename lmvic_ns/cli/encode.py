@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from lmvic_ns._util.endings import MISTAKE, ending_of
 from lmvic_ns.cli.common import Answering
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.workflows.options import CodingOptions, weights_inputs
@@ -73,9 +74,12 @@ def _encode_all(config: EncodeConfig, scenes: list[Path], folder: Path) -> tuple
         say(f"{scene}: {len(results) + 1} of {len(scenes)}")
         try:
             status, found = _encode_one(config, scene, folder / f"{name}.lmvic")
-        except LmvicError as error:
-            print(f"lmvic: {error}", file=sys.stderr)
-            status, found = 2, [{"file": str(folder / f"{name}.lmvic"), "error": str(error)}]
+        except Exception as error:
+            ending = ending_of(error)
+            if ending is None or ending.status != MISTAKE:
+                raise
+            print(f"lmvic: {ending.line}", file=sys.stderr)
+            status, found = MISTAKE, [{"file": str(folder / f"{name}.lmvic"), "error": ending.line}]
         results += found
         worst = max(worst, status)
         if status == 130:
@@ -98,7 +102,7 @@ def _encode_one(config: EncodeConfig, dataset: Path, file: Path) -> tuple[int, l
         files.check_points()
     say_not_kept(str(dataset), files.not_kept(), config.strict)
     if config.report is not None:
-        check_report(config.report, config.overwrite, inputs)
+        check_report(config.report, config.overwrite, inputs, file)
     depth = "none" if config.lossless else config.depth  # pictures that refer to nothing need none
 
     def source_now() -> str:

@@ -84,13 +84,16 @@ def usage(commands: Mapping[str, Command] = COMMANDS, group: str = "") -> str:
     return "\n".join([*lines, "", "`lmvic COMMAND --help` shows a command's options.", ""])
 
 
-def missing_extra(error: ModuleNotFoundError, program: str) -> Exception:
-    """One line on what to install; the error itself where the package is no extra of ours."""
+def missing_package(error: ImportError, program: str) -> Exception:
+    """One line on what to install; the error itself where our own code, and not what is installed, is at fault."""
     package = (error.name or "").partition(".")[0]
     extra = next((extra for extra, packages in EXTRAS.items() if package in packages), None)
-    if extra is None:
+    if isinstance(error, ModuleNotFoundError) and extra is not None:
+        return LmvicError(f"{program} needs {package}, which is not installed: pip install 'lmvic-ns[{extra}]'")
+    if package in ("", "lmvic_ns"):
         return error
-    return LmvicError(f"{program} needs {package}, which is not installed: pip install 'lmvic-ns[{extra}]'")
+    state = "which is not installed" if isinstance(error, ModuleNotFoundError) else f"which cannot be loaded ({error})"
+    return LmvicError(f"{program} needs {package}, {state}: install it anew, with a version that fits, by pip install")
 
 
 def versions() -> str:
@@ -100,7 +103,7 @@ def versions() -> str:
 
     from lmvic_ns.bitstream.layout import MAJOR, MINOR
 
-    folder = resources.files("lmvic_ns.codec") / "weights"
+    folder = resources.files("lmvic_ns") / "codec" / "weights"  # of a package that is light: torch may be broken here
     weights = sorted((item for item in folder.iterdir() if item.name.endswith(".safetensors")), key=lambda item: item.name)
     named = [
         f"{item.name.removesuffix('.safetensors')} {hashlib.sha256(item.read_bytes()).hexdigest()[:16]}" for item in weights
@@ -122,8 +125,8 @@ def run(args: Sequence[str], commands: Mapping[str, Command] = COMMANDS) -> int:
     name, rest = matched
     try:
         status = _call(commands[name].load(), f"lmvic {name}", rest)
-    except ModuleNotFoundError as error:
-        raise missing_extra(error, f"lmvic {name}") from error
+    except ImportError as error:
+        raise missing_package(error, f"lmvic {name}") from error
     return status if isinstance(status, int) else 0
 
 

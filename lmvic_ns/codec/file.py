@@ -106,19 +106,30 @@ class FileView:
         """The view's mask at the picture's size, 0 is masked out; None without.
 
         Raises:
-            BitstreamError: it is damaged.
+            BitstreamError: it is damaged, or masks are lost.
         """
+        self._file.capture.check("MASK")
         return self._file.capture.mask(self.index)
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """Keys of the view's frame in transforms.json that the codec does not use, such as timestamps."""
+        """Keys of the view's frame in transforms.json that the codec does not use, such as timestamps.
+
+        Raises:
+            BitstreamError: they are lost.
+        """
+        self._file.capture.check("META")
         records = self._file.capture.records
         return dict(records.frames[self.index]) if records is not None and records.frames else {}
 
     @property
     def photograph(self) -> PhotographData:
-        """EXIF, XMP and colour profile of the captured file."""
+        """EXIF, XMP and colour profile of the captured file.
+
+        Raises:
+            BitstreamError: they are lost.
+        """
+        self._file.capture.check("PHOT")
         return self._file.capture.photograph(self.index)
 
     @property

@@ -40,6 +40,21 @@ def read_ply_points(path: Path) -> Float[np.ndarray, "n 3"]:
     return points
 
 
+def scene_positions(scene: MultiViewScene) -> Float[np.ndarray, "n 3"]:
+    """Positions of a scene's sparse points, whether they are in a .ply file or in a COLMAP model, float64.
+
+    Raises:
+        SceneError: there are none, or their file is damaged.
+    """
+    cloud = scene.points()
+    if cloud is None or not len(cloud.positions):
+        raise SceneError(
+            f"{scene.sparse_points or 'the scene'}: has no sparse points, which bound the depth: give it some "
+            "(ns-process-data and COLMAP write them), use --depth none, or take depth from a trained splat"
+        )
+    return cloud.positions.astype(np.float64)
+
+
 def project_points(
     points: Float[np.ndarray, "n 3"], camera: Cameras
 ) -> tuple[Float[np.ndarray, "m 2"], Float[np.ndarray, "m"]]:
@@ -119,10 +134,7 @@ def with_sfm_depth(scene: MultiViewScene, points: Path | None = None) -> MultiVi
     Raises:
         SceneError: there are no points.
     """
-    path = points or scene.sparse_points
-    if path is None:
-        raise SceneError("the scene has no sparse points: give a .ply file of them, or depth from a trained splat")
-    cloud = read_ply_points(path)
+    cloud = read_ply_points(points) if points is not None else scene_positions(scene)
     return scene.with_inverse_depth(lambda index: sfm_inverse_depth(cloud, scene.cameras[index]))
 
 

@@ -16,12 +16,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmvic_ns.depth_sources.plane_sweep import PlaneSweepConfig, plane_sweep
-from lmvic_ns.depth_sources.sfm import project_points, read_ply_points
+from lmvic_ns.depth_sources.sfm import project_points, scene_positions
 from lmvic_ns.errors import SceneError
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.geometry.disparity import disparity_and_mask
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.tree.ordering import pose_distance
+
+_LEAST = 8  # points that a view must show to bound its depth
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,16 @@ def with_stereo_depth(
     config = config or StereoConfig()
     if len(scene) < 2:
         raise SceneError("stereo needs two views at least; the scene has one")
-    if scene.sparse_points is None:
-        raise SceneError("stereo needs SfM points to bound the depth: give the scene its sparse_pc.ply")
-    points = read_ply_points(scene.sparse_points)
+    points = scene_positions(scene)
     small = [_reduced(scene, view, config.side) for view in range(len(scene))]
     cameras = Cameras.cat([camera for _image, camera in small])
     bounds = [_bounds(points, cameras[view]) for view in range(len(scene))]
     everywhere = [b for b in bounds if b is not None]
     if not everywhere:
-        raise SceneError("none of the scene's SfM points lies in any view")
+        raise SceneError(
+            f"no view shows {_LEAST} of the scene's {len(points)} sparse points, too few for stereo; if its poses are right, "
+            "use --depth none"
+        )
     middle = float(np.median([b[1] for b in everywhere]))
     order = pose_distance(cameras.world_to_camera, translation_scale=2.0 / middle).argsort(1)
     near = [[j for j in order[view].tolist() if j != view][: config.neighbours] for view in range(len(scene))]
@@ -82,7 +85,7 @@ def with_stereo_depth(
         size = int(scene.cameras.height[view]), int(scene.cameras.width[view])
         return F.interpolate(depth[view][None, None], size, mode="bilinear", align_corners=False)[0, 0]
 
-    return MultiViewScene(scene.names, scene.cameras, scene.image, inverse_depth, sparse_points=scene.sparse_points)
+    return scene.with_inverse_depth(inverse_depth)
 
 
 def _reduced(scene: MultiViewScene, view: int, side: int) -> tuple[Tensor, Cameras]:
@@ -95,7 +98,7 @@ def _reduced(scene: MultiViewScene, view: int, side: int) -> tuple[Tensor, Camer
 
 def _bounds(points: Float[np.ndarray, "n 3"], camera: Cameras) -> tuple[float, float] | None:
     _position, rho = project_points(points, camera)
-    if len(rho) < 8:
+    if len(rho) < _LEAST:
         return None
     far, near = np.quantile(rho, (0.01, 0.99))
     return 0.5 * float(far), 1.25 * float(near)

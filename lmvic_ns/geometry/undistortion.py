@@ -106,6 +106,7 @@ def undistort_image(image: Float[Tensor, "c h w"], displacement: Float[Tensor, "
 def undistort_nearest(values: Tensor, displacement: Float[Tensor, "1 h w 2"]) -> Tensor:
     """Nearest sample of a map [h, w] (depth must not be mixed across edges)."""
     height, width = values.shape
+    displacement = displacement.nan_to_num()  # where a lens that nobody made leads nowhere
     column = (torch.arange(width) + 0.5 + displacement[0, ..., 0]).floor().clamp_(0, width - 1).long()
     row = (torch.arange(height)[:, None] + 0.5 + displacement[0, ..., 1]).floor().clamp_(0, height - 1).long()
     return values[row, column]

@@ -5,6 +5,7 @@ Formats: https://colmap.github.io/format.html. Poses are world-to-camera with Op
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -60,6 +61,17 @@ def model_folder(dataset: Path) -> Path | None:
     return None
 
 
+def incomplete_model(dataset: Path) -> str:
+    """A line on the first folder that holds a part of a model only; empty if there is none."""
+    for name in MODEL_FOLDERS:
+        folder = dataset / name
+        there = [f"{part}{suffix}" for suffix in (".bin", ".txt") for part in ("cameras", "images", "points3D")]
+        there = [file for file in there if (folder / file).is_file()]
+        if there:
+            return f"{folder}: is no whole COLMAP model: it has {', '.join(there)}, but no cameras and images of one kind"
+    return ""
+
+
 def model_files(folder: Path) -> tuple[Path, ...]:
     """The files of a model that are read: binary ones where both kinds are there."""
     suffix = ".bin" if (folder / "cameras.bin").is_file() and (folder / "images.bin").is_file() else ".txt"
@@ -87,7 +99,7 @@ def read_transforms(dataset: Path, model: Path) -> dict[str, Any]:
         pose = np.linalg.inv(image.world_to_camera) @ np.diag([1.0, -1.0, -1.0, 1.0])
         frames.append({"file_path": folder + image.name, **cameras[image.camera], "transform_matrix": pose.tolist()})
         mask = f"masks/{image.name}.png"
-        if (dataset / mask).is_file():
+        if os.path.lexists(dataset / mask):  # a link to nowhere is missed later
             frames[-1]["mask_path"] = mask
     if not frames:
         raise SceneError(f"{images_file}: the model holds no picture; let COLMAP map the scene first")
@@ -121,9 +133,14 @@ def read_cameras(file: Path) -> dict[int, dict[str, Any]]:
         data, at = file.read_bytes(), 8
         for _ in range(_count(data, 24)):
             number, model, width, height = struct.unpack_from("<iiQQ", data, at)
+            if model not in _MODELS:
+                raise ValueError(
+                    f"camera {number} is of model {model}, which is not supported: undistort to PINHOLE or OPENCV first"
+                )
             name, keys = _MODELS[model]
             found[number] = _camera(name, width, height, list(struct.unpack_from(f"<{len(keys)}d", data, at + 24)))
             at += 24 + 8 * len(keys)
+        _check_end(data, at)
     return found
 
 
@@ -132,11 +149,17 @@ def read_images(file: Path) -> list[ColmapImage]:
     found = []
     with _reading(file):
         if file.suffix == ".txt":
-            lines = [line for line in file.read_text(encoding="utf-8").split("\n") if not line.startswith("#")]
-            for line in lines[::2]:  # each has a second line with its points, which may be empty
+            lines = iter(_text(file).split("\n"))
+            for line in lines:
+                if not line.strip() or line.startswith("#"):
+                    continue
                 words = line.split(maxsplit=9)
-                if words:
-                    found.append(ColmapImage(words[9].strip(), int(words[8]), _pose(list(map(float, words[1:8])))))
+                if len(words) < 10:
+                    raise ValueError(f"expected a picture's ten values, found {line[:60]!r}")
+                found.append(ColmapImage(words[9].strip(), int(words[8]), _pose(list(map(float, words[1:8])))))
+                seen = next(lines, "").split()  # its points, of which there may be none
+                if len(seen) % 3 or (seen and not seen[-1].lstrip("-").isdecimal()):
+                    raise ValueError(f"expected the points of {found[-1].name!r} in the line below it, which may be empty")
             return found
         data, at = file.read_bytes(), 8
         for _ in range(_count(data, 73)):
@@ -148,6 +171,7 @@ def read_images(file: Path) -> list[ColmapImage]:
             if at > len(data):
                 raise ValueError("it ends too early")
             found.append(ColmapImage(name, camera, _pose(numbers)))
+        _check_end(data, at)
     return found
 
 
@@ -226,6 +250,16 @@ def _count(data: bytes, least: int) -> int:
     return count
 
 
+def _check_end(data: bytes, at: int) -> None:
+    """What follows the last record that a file counts would be left out without a word."""
+    if at != len(data):
+        raise ValueError(f"{len(data) - at} bytes follow the records that it counts")
+
+
+def _text(file: Path) -> str:
+    return file.read_bytes().decode("utf-8-sig")  # some editors put a byte order mark in front
+
+
 def _camera(model: str, width: int, height: int, parameters: list[float]) -> dict[str, Any]:
     if model not in _NUMBERS:
         return {"camera_model": model, "w": width, "h": height, "fl_x": 1.0}
@@ -239,7 +273,10 @@ def _camera(model: str, width: int, height: int, parameters: list[float]) -> dic
 
 
 def _pose(numbers: Sequence[float]) -> Float[np.ndarray, "4 4"]:
-    w, x, y, z = np.array(numbers[:4]) / max(float(np.linalg.norm(numbers[:4])), 1e-300)
+    length = float(np.linalg.norm(numbers[:4]))
+    if not 1e-3 < length < 1e3:  # COLMAP's are 1
+        raise ValueError(f"a rotation whose quaternion has the length {length:g}")
+    w, x, y, z = np.array(numbers[:4]) / length
     pose = np.eye(4)
     pose[:3, :3] = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
@@ -251,15 +288,22 @@ def _pose(numbers: Sequence[float]) -> Float[np.ndarray, "4 4"]:
 
 
 def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(_text(file).splitlines(), start=1):
         if line.strip() and not line.startswith("#"):
             yield number, line.split()
 
 
 def _text_points(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    rows = [words[1:7] for _, words in _lines(file)]
+    rows = []
+    for number, words in _lines(file):
+        if len(words) < 7:
+            raise ValueError(f"line {number}: expected a point's number, position and colour")
+        rows.append(words[1:7])
     values = np.array(rows, dtype=np.float64).reshape(-1, 6)
-    return values[:, :3], values[:, 3:].astype(np.uint8)
+    colours = values[:, 3:]
+    if not ((colours >= 0) & (colours <= 255) & (colours == np.floor(colours))).all():
+        raise ValueError("colours that are no whole numbers of 0..255")
+    return values[:, :3], colours.astype(np.uint8)
 
 
 def _binary_points(data: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -270,4 +314,5 @@ def _binary_points(data: bytes) -> tuple[np.ndarray, np.ndarray]:
         at += _POINT.itemsize + 8 * int(points[number]["track"])
         if at > len(data):
             raise ValueError("it ends too early")
+    _check_end(data, at)
     return points["xyz"].astype(np.float64), points["rgb"].copy()

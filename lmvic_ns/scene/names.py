@@ -86,7 +86,7 @@ def unfit(name: str) -> bool:
 
 
 def _without_suffix(parts: Sequence[str]) -> list[str]:
-    return [*parts[:-1], PurePosixPath(parts[-1]).stem]
+    return [*parts[:-1], PurePosixPath(parts[-1]).stem] if parts else ["_"]  # the folder itself: nobody's picture
 
 
 def _common(paths: Sequence[Path]) -> Path:

@@ -29,7 +29,7 @@ from lmvic_ns.geometry.undistortion import (
 from lmvic_ns.scene import colmap
 from lmvic_ns.scene.names import view_names
 from lmvic_ns.scene.points import SparsePoints
-from lmvic_ns.scene.transforms import check_exists, check_size, load_transforms, model_folder, transforms_file
+from lmvic_ns.scene.transforms import check_exists, check_size, load_transforms, model_folder, naming_model, transforms_file
 
 NERFSTUDIO_DEPTH_UNIT = 1e-3
 """nerfstudio's default depth_unit_scale_factor: depth files count thousandths of a scene unit."""
@@ -78,6 +78,11 @@ class Dataset:
 
 def read_dataset(path: Path, depth_unit_scale_factor: float | None, depth: bool = True) -> Dataset:
     """See `MultiViewScene.from_dataset`."""
+    with naming_model(path):
+        return _read_dataset(path, depth_unit_scale_factor, depth)
+
+
+def _read_dataset(path: Path, depth_unit_scale_factor: float | None, depth: bool) -> Dataset:
     file, meta = transforms_file(path), load_transforms(path)
     records = sorted(meta["frames"], key=lambda r: str(r.get("file_path")))  # nerfstudio's order: sorted by file path
     names = _names(file, records)

@@ -6,6 +6,8 @@ import codecs
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,19 @@ def load_transforms(path: Path) -> dict[str, Any]:
         raise SceneError(f"{file}: a frame has no file_path")
     _check_paths(file, meta, records)
     return meta
+
+
+@contextmanager
+def naming_model(dataset: Path) -> Iterator[None]:
+    """What is wrong with a COLMAP dataset is said of its model, not of the transforms.json that it does not have."""
+    try:
+        yield
+    except SceneError as error:
+        model, file = model_folder(dataset), transforms_file(dataset)
+        if model is None:
+            raise
+        text = str(error).replace(str(file), str(model)).replace(file.name, "the COLMAP model")
+        raise SceneError(text) from error
 
 
 def model_folder(dataset: Path) -> Path | None:
@@ -132,6 +147,8 @@ def _missing(path: Path, file: Path) -> str:
         return f"{path}: is a coded file, not a dataset; decode it first: `lmvic decode {path} FOLDER`"
     if (file.parent / "transforms_train.json").is_file():
         return f"{file}: not found, but transforms_train.json is: {_BLENDER}"
+    if path.is_dir() and (lacking := colmap.incomplete_model(path)):
+        return lacking
     return f"{file}: not found; give a nerfstudio dataset (ns-process-data makes one), or a COLMAP one (images/, sparse/0/)"
 
 

@@ -35,11 +35,11 @@ Layout = Literal["nerfstudio", "colmap"]
 LensChoice = Literal["pinhole", "original"]
 NERFSTUDIO_DEPTH_UNIT = 1e-3
 """nerfstudio's parser multiplies depth files by this unless told otherwise, so files hold depth / 1e-3."""
-_SAVE_OPTIONS: dict[str, dict[str, Any]] = {
-    ".png": {},
-    ".jpg": {"quality": 95, "subsampling": 0},
-    ".jpeg": {"quality": 95, "subsampling": 0},
-    ".webp": {"quality": 95, "method": 4},
+_SAVE_OPTIONS: dict[str, dict[str, Any]] = {  # with the format: Pillow sees no suffix in names such as `...png`
+    ".png": {"format": "PNG"},
+    ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+    ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+    ".webp": {"format": "WEBP", "quality": 95, "method": 4},
 }
 _JPEG_SEGMENT = 65_000  # bytes of EXIF or XMP that a JPEG file can hold
 _CAMERA = ("fl_x", "fl_y", "cx", "cy", "w", "h")
@@ -217,7 +217,7 @@ class DatasetWriter:
             return
         frame["mask_path"] = path
         if not (self._output.staging / path).exists():  # views may share one
-            Image.fromarray(mask).save(self._place(path))
+            Image.fromarray(mask).save(self._place(path), "PNG")
 
     def _save(self, path: Path, pixels: UInt8[np.ndarray, "h w 3"], view: DecodedView) -> None:
         data = self.capture.photograph(view.index) if self.capture is not None else PhotographData()

@@ -9,6 +9,7 @@ from lmvic_ns._util.output import check_folder
 from lmvic_ns._util.picture_files import check_format_holds
 from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
 from lmvic_ns.bitstream.reader import Reader
+from lmvic_ns.capture import SECTION_NAMES
 from lmvic_ns.capture.sections import FileCapture
 from lmvic_ns.codec.file import codec_of_file
 from lmvic_ns.codec.multiview import MultiViewCodec, find_views
@@ -16,6 +17,8 @@ from lmvic_ns.codec.view_mode import Mode
 from lmvic_ns.errors import BitstreamError
 from lmvic_ns.report.inspection import unfinished_line
 from lmvic_ns.report.terminal import progress
+from lmvic_ns.sparse_points import compact as compact_points
+from lmvic_ns.sparse_points import exact as points
 from lmvic_ns.sparse_points.sections import FilePoints
 from lmvic_ns.workflows.dataset import DatasetFormat, DatasetWriter
 from lmvic_ns.workflows.encoding import pick_device
@@ -93,7 +96,7 @@ def decode_file(
         except BitstreamError as error:
             lost_points["sparse points"] = str(error)
         capture = FileCapture(reader)
-        count = points = 0
+        count = shown_points = 0
         with DatasetWriter(folder, names, form, capture=capture, overwrite=overwrite, inputs=inputs) as writer:
             for number in wanted:
                 view = reader.header.views[number]
@@ -108,8 +111,7 @@ def decode_file(
             if not count:
                 raise BitstreamError(f"{file}: no view can be decoded: {next(iter(problems.values()), 'none is wanted')}")
             lost = {names[view]: reason for view, reason in sorted(problems.items())}
-            missing = "" if reader.sections() else "; what else the file held, such as points, is lost"
-            notes = [f"{problem}{missing}" for problem in reader.problems]
+            notes = [problem + (_beside_views(reader) if not number else "") for number, problem in enumerate(reader.problems)]
             if reader.unfinished:
                 lost = {name: reason for name, reason in lost.items() if reader.written(names.index(name))}
                 notes = [f"unfinished: {unfinished_line(reader)}"]
@@ -117,8 +119,17 @@ def decode_file(
             cloud = found.finish() if found is not None else None
             if cloud is not None:
                 writer.add_points(cloud)
-                points = len(cloud.positions)
-    return DecodedDataset(folder, count, points, lost, notes)
+                shown_points = len(cloud.positions)
+    return DecodedDataset(folder, count, shown_points, lost, notes)
+
+
+def _beside_views(reader: Reader) -> str:
+    """What a damaged file still has beside its views; without the index nobody knows what it had."""
+    known = {points.TAG: "exact points", compact_points.TAG: "compact points", **SECTION_NAMES}
+    found = [known[tag] for tag in reader.sections() if tag in known]
+    if not found:
+        return "; what else the file held, such as points, is lost"
+    return f"; beside views it still has: {' / '.join(found)}"
 
 
 def _stored_file(reader: Reader, view: int) -> bytes | None:

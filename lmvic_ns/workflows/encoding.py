@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from lmvic_ns._util.output import check_file, writing
+from lmvic_ns._util.output import check_file, settled, writing
 from lmvic_ns.bitstream.layout import MAGIC
 from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
 from lmvic_ns.bitstream.partial import partial_path, read_partial
@@ -53,6 +53,10 @@ def pick_device(name: str) -> torch.device:
         raise LmvicError(f"no device {name!r}; use cpu, cuda or auto") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise LmvicError("--device cuda: there is no usable CUDA GPU here; use --device cpu")
+    try:
+        torch.zeros(1, device=device).cpu()  # there may be no such GPU, and "meta" holds no values
+    except Exception as error:  # each backend has errors of its own
+        raise LmvicError(f"--device {name}: cannot be used ({str(error).splitlines()[0]}); use cpu, cuda or auto") from None
     return device
 
 
@@ -151,7 +155,7 @@ def check_partial(path: Path, settings: bytes, overwrite: bool) -> None:
         LmvicError: it was begun with other settings, or is not ours.
     """
     partial = partial_path(path)
-    if not partial.exists():
+    if not settled(partial).exists():  # a link to nowhere is refused
         return
     state = read_partial(partial)
     if state.settings is None or state.settings == settings:
@@ -215,6 +219,12 @@ def encode_scene(
     if options.points != "none" and (line := left_out(scene, points)):
         say(line)
     pixels = int((scene.cameras.height * scene.cameras.width).sum())
+    written: list[tuple[int, int]] = []  # what a search has put there itself
+
+    def check_still_free() -> None:
+        """Another run may have finished a file of this name in the meantime; what is coded stays in the partial file."""
+        if path.exists() and _identity(path) not in written:
+            check_output(path, options.overwrite, inputs)
 
     def encode_at(level: int) -> EncodedFile:
         # what is written is kept when interrupted
@@ -235,6 +245,8 @@ def encode_scene(
                             f"{path}: not finished: the scene's files were changed while they were coded; begin anew with "
                             "--overwrite when they are as they should be"
                         )
+                    if not left:
+                        check_still_free()
 
                 return codec.encode(scene, path, tree=tree, options=how, sections=sections, on_view=on_view)
 
@@ -246,12 +258,18 @@ def encode_scene(
             with writing(path):
                 partial_path(path).unlink()
             views = encode()
+        written.append(_identity(path))
         encoded = EncodedFile(
             path, views, tree, level, sum(map(len, points.values())), pixels, tries, lossless=options.lossless
         )
         return _measured(encoded, scene, codec)
 
     return hold_target(encode_at, quality, options)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns
 
 
 class Outlook:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import weakref
@@ -58,6 +59,8 @@ class FileDataset:
         self._made: OrderedDict[tuple[Kind, int], int] = OrderedDict()
         self._lock = threading.RLock()
         capture = self.file.capture
+        for problem in (*self.file.reader.problems, *(f"lost: {what}: {why}" for what, why in capture.problems.items())):
+            print(f"lmvic: {source}: {problem}", file=sys.stderr)
         self.layout = dataset_layout(self.file.names, capture.records, "png", capture.mask_contents())
         self.masked = any(capture.has_mask(view) for view in range(len(self.file)))
         self.with_depth = all(self.file.has_depth(view) for view in range(len(self.file)))
@@ -130,7 +133,7 @@ class FileDataset:
 
     def _save(self, kind: Kind, view: int, path: Path) -> None:
         found = self.file[view]
-        partial = path.with_name(f".{os.getpid()}-{path.name}")
+        partial = path.with_name(f".{os.getpid()}-{kind}-{view}")  # not longer than any name
         if kind == "image":
             Image.fromarray(found.image).save(partial, "PNG", compress_level=1)
         elif kind == "mask":

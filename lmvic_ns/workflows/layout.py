@@ -14,6 +14,8 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".h
 _WRITABLE = {".png", ".jpg", ".jpeg", ".webp"}
 POINTS_NAME = "sparse_pc.ply"
 COLMAP_MODEL = "sparse/0"
+_PART_BYTES = 251  # of one part of a path: systems take 255, and COLMAP's masks have .png behind the picture's name
+_PATH_BYTES = 1500  # below the dataset's folder
 _OURS = ("transforms.json", ".lmvic-files.json")
 
 
@@ -129,9 +131,11 @@ def _masks(records: CaptureRecords, contents: Sequence[object]) -> list[str | No
 
 
 def _is_free(layout: DatasetLayout) -> bool:
-    """Whether no two files have one name, and none has the name of a folder, on any system."""
+    """Whether no two files have one name, none has the name of a folder, and none is too long, on any system."""
     images = [view.image for view in layout.views]
     files = [*images, *{view.mask for view in layout.views}, *{view.depth for view in layout.views}, layout.points, *_OURS]
     keys = [unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()) for name in files]
     folders = {str(parent) for key in keys for parent in PurePosixPath(key).parents}
-    return len(set(keys)) == len(keys) and not folders & set(keys)
+    lengths = [[len(part.encode("utf-8", "surrogatepass")) for part in name.split("/")] for name in files]
+    short = all(max(parts) <= _PART_BYTES and sum(parts) + len(parts) <= _PATH_BYTES for parts in lengths)
+    return short and len(set(keys)) == len(keys) and not folders & set(keys)

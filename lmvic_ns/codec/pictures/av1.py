@@ -92,7 +92,7 @@ def read_av1_picture(data: bytes, size: tuple[int, int], name: str) -> Float[Ten
         with Image.open(io.BytesIO(_avif_file(data[1:], size, data[0])), formats=("AVIF",)) as picture:
             values = np.asarray(picture.convert("RGB"))
     except Exception as error:  # Pillow raises many kinds for damaged files
-        raise BitstreamError(f"{name}: AV1 picture: cannot be read ({error})") from None
+        raise BitstreamError(f"{name}: AV1 picture: expected one that can be read ({error})") from None
     if values.shape != (height, width, 3):  # a frame may be of another size than its sequence says
         found = f"{values.shape[1]}x{values.shape[0]}"
         raise BitstreamError(f"{name}: AV1 picture: expected {width}x{height} pixels, found {found}")

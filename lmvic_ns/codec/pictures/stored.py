@@ -59,7 +59,7 @@ def read_stored_picture(data: bytes, size: tuple[int, int], name: str) -> Float[
     except BitstreamError:
         raise
     except Exception as error:  # Pillow raises many kinds for damaged files
-        raise BitstreamError(f"{name}: stored picture: cannot be read ({error})") from None
+        raise BitstreamError(f"{name}: stored picture: expected one that can be read ({type(error).__name__})") from None
     return torch.from_numpy(values.copy()).permute(2, 0, 1)[None].float() / 255
 
 
