@@ -1,0 +1,125 @@
+// The photograph, large, over the 3D scene; keys. The picture of the panel (data-lmvic-picture) is its source.
+(() => {
+  const make = (tag, name, parent, text) => {
+    const element = document.createElement(tag);
+    if (name) element.className = name;
+    if (text) element.textContent = text;
+    parent?.append(element);
+    return element;
+  };
+  const stage = make("section", "lmvic-stage"), bar = make("div", "lmvic-bar", stage), title = make("b", "", bar);
+  stage.hidden = true;
+  stage.setAttribute("aria-label", "the chosen view");
+  const swap = make("button", "", bar, "Original"), cameras = make("button", "", bar, "Show cameras in 3D");
+  const frame = make("div", "lmvic-frame", stage), pair = make("div", "lmvic-pair", frame);
+  const after = make("img", "", pair), before = make("img", "before", pair), line = make("span", "line", pair);
+  const tags = [make("span", "tag l", pair, "original"), make("span", "tag r", pair, "decoded")];
+  const slider = make("input", "", stage);
+  slider.type = "range";
+  slider.value = 50;
+  slider.setAttribute("aria-label", "original on the left, decoded on the right");
+  make("p", "lmvic-keys", stage, "Keys: N next, P previous, X next worst, O original, C cameras, / find a view");
+  const open = make("button", "lmvic-open", null, "Show the photograph");
+  open.hidden = true;
+  let wanted = true, source = null;
+
+  const cut = (percent) => pair.style.setProperty("--cut", percent + "%");
+  const slide = (percent) => {
+    slider.value = Math.max(0, Math.min(100, percent));
+    cut(slider.value);
+    swap.setAttribute("aria-pressed", String(slider.value >= 100));
+  };
+  slider.addEventListener("input", () => slide(Number(slider.value)));
+  const point = (event) => {
+    const box = pair.getBoundingClientRect();
+    if (event.buttons & 1 && !before.hidden) slide((100 * (event.clientX - box.left)) / box.width);
+  };
+  pair.addEventListener("pointerdown", (event) => {
+    event.preventDefault();
+    pair.setPointerCapture(event.pointerId);
+    point(event);
+  });
+  pair.addEventListener("pointermove", point);
+  swap.addEventListener("click", () => slide(Number(slider.value) >= 100 ? 0 : 100));
+
+  const place = () => {
+    const canvas = document.querySelector("canvas");
+    if (!canvas) return;
+    const box = canvas.getBoundingClientRect();
+    for (const [element, all] of [[stage, true], [open, false]]) {
+      element.style.left = box.left + (all ? 0 : 12) + "px";
+      element.style.top = box.top + (all ? 0 : 12) + "px";
+    }
+    stage.style.width = box.width + "px";
+    stage.style.height = box.height + "px";
+    // a picture fills the frame in one direction
+    const room = frame.getBoundingClientRect();
+    const [width, height] = [after.naturalWidth, after.naturalHeight];
+    if (!width || !room.height) return;
+    const scale = Math.min(room.width / width, room.height / height);
+    for (const side of [pair, after]) {
+      side.style.width = width * scale + "px";
+      side.style.height = height * scale + "px";
+    }
+  };
+  const show = () => {
+    const there = source !== null;
+    stage.hidden = !(there && wanted);
+    open.hidden = !there || wanted;
+    document.body.classList.toggle("lmvic-staged", !stage.hidden);
+    place();
+  };
+  cameras.addEventListener("click", () => { wanted = false; show(); });
+  open.addEventListener("click", () => { wanted = true; show(); });
+  after.addEventListener("load", place);
+
+  const look = () => {
+    const found = document.querySelector("[data-lmvic-picture]");
+    if (found) {
+      const { decoded, original, words } = found.dataset;
+      if (!source || source.decoded !== decoded || source.original !== original) {
+        source = { decoded, original };
+        after.src = decoded;
+        after.alt = words + ", " + (original ? "decoded" : "as it is");
+        before.hidden = line.hidden = slider.hidden = swap.hidden = !original;
+        for (const tag of tags) tag.hidden = !original;
+        if (original) {
+          before.src = original;
+          before.alt = words + ", original";
+        }
+        cut(slider.value);
+        show();
+      }
+      title.textContent = words;
+    }
+    stage.classList.toggle("lmvic-busy", !!document.querySelector("[data-lmvic-busy]"));
+  };
+
+  const press = (label) => {
+    for (const button of document.querySelectorAll("button")) {
+      if (button.textContent.trim() === label && !button.disabled) return button.click();
+    }
+  };
+  const find = () => {
+    for (const label of document.querySelectorAll("label")) {
+      if (label.textContent.trim() === "Find a view") return document.getElementById(label.htmlFor)?.focus();
+    }
+  };
+  const keys = { n: () => press("Next"), p: () => press("Previous"), x: () => press("Next worst"), "/": find,
+    o: () => before.hidden || swap.click(), c: () => source && (wanted = !wanted, show()) };
+  document.addEventListener("keydown", (event) => {
+    const typing = event.target.closest("input:not([type=range]), textarea, select");
+    const action = keys[event.key.toLowerCase()];
+    if (typing || !action || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    action();
+  });
+
+  addEventListener("DOMContentLoaded", () => {
+    document.body.append(stage, open);
+    new MutationObserver(look).observe(document.getElementById("root"), { subtree: true, childList: true, attributes: true,
+      attributeFilter: ["data-decoded", "data-original", "data-words"] });
+    addEventListener("resize", place);
+    setInterval(() => { place(); look(); }, 500); // the panel may be folded in or out
+  });
+})();
