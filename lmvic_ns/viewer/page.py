@@ -24,7 +24,7 @@ from lmvic_ns.viewer.space import Space
 _THUMBNAIL = 96  # pixels across
 _SETTLE = 0.15  # seconds without another wish, before a view is decoded: sliders pass many on their way
 _EXACT = 99.0
-_REFRESH_POINTS = 16  # decoded views after which the points' colours are renewed
+_REFRESH = 16  # decoded views after which the points' colours and the list of the worst are renewed
 _CODING_HELP = (
     "Black or dark red error: the reference predicts the view well. Torn edges, yellow and white error, many pink stripes: "
     "it does not, and the view costs more bits."
@@ -57,10 +57,15 @@ class ViewPage:
         self._closing, self._work = threading.Event(), threading.Event()
         self._shelf = PictureShelf(root)
         self._ready: dict[int, Shown] = {}
+        self._spent, self._problem = 0.0, source.trouble
         self._failed: set[int] = set()
         self._thumbnails_wanted = thumbnails
         server.gui.configure_theme(
-            control_layout="collapsible", control_width="large", show_logo=False, show_share_button=False
+            control_layout="collapsible",
+            control_width="large",
+            show_logo=False,
+            # our style sheet hides the button; without it, viser 0.2.7 breaks in narrow windows where it is taken away
+            show_share_button=root is not None,
         )
         self.space = Space(server, source, self.shown, self.go)
         self._add_panel()
@@ -98,11 +103,10 @@ class ViewPage:
             "How it was coded", False, hint="Reference, prediction, disparity, depth, and the bits of all views"
         )
         self._details.on_update(lambda _: self._refresh_details())
-        self._coding = gui.add_folder("How it was coded", visible=False)
-        with self._coding:
-            self._words = gui.add_markdown("")
-            self._pictures = {name: PanelImage(gui, "") for name in ("prediction", "error", "disparity", "depth")}
-            self._chart = gui.add_plotly(self._figure(), aspect=1.0)
+        # no folder: viser 0.2.7 does not show one that was hidden at first
+        self._words = gui.add_markdown("", visible=False)
+        self._pictures = {name: PanelImage(gui, "") for name in ("prediction", "error", "disparity", "depth")}
+        self._chart = gui.add_plotly(self._figure(), aspect=1.0, visible=False)
 
     def _add_drawing_options(self) -> None:
         gui, source = self.server.gui, self.source
@@ -200,7 +204,7 @@ class ViewPage:
             self.slider.value = view + 1
         if self._find.value != self.source.names[view]:
             self._find.value = self.source.names[view]
-        if view not in self._ready and self.source.trouble is None:
+        if view not in self._ready and not self.source.kept(view) and self.source.trouble is None:
             self._facts.content = busy_mdx(f"decoding {literal(self.source.names[view])} ...")
             self._closing.wait(_SETTLE)
         with self._showing:
@@ -215,7 +219,8 @@ class ViewPage:
                     problem = str(error)
             shown = self._ready.get(view)
             self._picture.content = "" if shown is None else picture_mdx(shown, self.source.names[view])
-            self._facts.content = self._describe(view, shown, problem, time.monotonic() - started)
+            self._spent, self._problem = time.monotonic() - started, problem
+            self._facts.content = self._describe(view, shown)
             self.space.choose(view)
             if self._show_depth.value:
                 self._draw_depth()
@@ -239,8 +244,8 @@ class ViewPage:
         psnr = originals.compare(view, decoded, original)
         return Shown(address, self._shelf.add(f"{view}o", original.permute(1, 2, 0).numpy()), psnr)
 
-    def _describe(self, view: int, shown: Shown | None, problem: str | None, spent: float) -> str:
-        source = self.source
+    def _describe(self, view: int, shown: Shown | None) -> str:
+        source, spent, problem = self.source, self._spent, self._problem
         height, width = source.cameras[view].size
         facts = [f"{width} x {height} pixels"]
         bits = source.bits(view)
@@ -251,9 +256,10 @@ class ViewPage:
         lines = [f"**{literal(source.names[view])}**, view {view + 1} of {len(source.names)}", ", ".join(facts)]
         originals = source.originals
         if originals is not None and view in originals.psnr:
-            place, known = originals.worst().index(view) + 1, len(originals.psnr)
-            so_far = "" if known == len(source.names) else " so far"
-            lines.append(f"{_ordinal(place)} worst of {known} views compared{so_far}")
+            place, known = originals.worst().index(view), len(originals.psnr)
+            so_far = "" if known == len(source.names) else " compared so far"
+            rank = f"{_ordinal(place + 1)} worst" if place else "the worst"
+            lines += [f"{rank} of {_count(known, 'view')}{so_far}"] if known > 1 else []
         elif originals is not None and shown is not None:
             lines.append("the scene has no original of this view")
         if problem is not None and problem != source.trouble:
@@ -268,8 +274,10 @@ class ViewPage:
 
     def _fill_details(self) -> None:
         """Only while they are looked at: they take longer than the picture itself."""
-        self._coding.visible = self._details.value
+        self._words.visible = self._chart.visible = self._details.value
         if not self._details.value:
+            for element in self._pictures.values():
+                element.show(None)
             return
         view, source = self.shown, self.source
         parent, place = source.tree.parent[view], source.tree.order.index(view) + 1
@@ -334,8 +342,7 @@ class ViewPage:
             self._work.clear()
             view, neighbour = self._next_work()
             if view is None:
-                self._progress.visible = False
-                self._draw_sparse()
+                self._renew()
                 self._work.wait()
                 continue
             try:
@@ -351,8 +358,8 @@ class ViewPage:
             except LmvicError:  # said when the view is looked at
                 self._failed.add(view)
             done += 1
-            if done % _REFRESH_POINTS == 0:
-                self._draw_sparse()
+            if done % _REFRESH == 0:
+                self._renew()
             self._say_progress()
 
     def _next_work(self) -> tuple[int | None, bool]:
@@ -369,6 +376,13 @@ class ViewPage:
             left = (v for v in self.source.tree.order if v not in self.space.thumbnails and v not in self._failed)
             return next(left, None), False
         return None, False
+
+    def _renew(self) -> None:
+        """What changes as more views are decoded: colours of points, places among the worst."""
+        self._draw_sparse()
+        with self._showing:
+            if self._wanted == self.shown:
+                self._facts.content = self._describe(self.shown, self._ready.get(self.shown))
 
     def _say_progress(self) -> None:
         done, count = len(self.space.thumbnails) + len(self._failed), len(self.source.names)

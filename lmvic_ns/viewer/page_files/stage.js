@@ -43,15 +43,20 @@
   swap.addEventListener("click", () => slide(Number(slider.value) >= 100 ? 0 : 100));
 
   const place = () => {
-    const canvas = document.querySelector("canvas");
-    if (!canvas) return;
-    const box = canvas.getBoundingClientRect();
+    // viser lays a wider canvas over that of the scene
+    const boxes = [...document.querySelectorAll("canvas")].map((canvas) => canvas.parentElement.getBoundingClientRect());
+    const box = boxes.filter((one) => one.width > 0).sort((a, b) => b.width - a.width)[0];
+    if (!box) return;
     for (const [element, all] of [[stage, true], [open, false]]) {
       element.style.left = box.left + (all ? 0 : 12) + "px";
       element.style.top = box.top + (all ? 0 : 12) + "px";
     }
     stage.style.width = box.width + "px";
-    stage.style.height = box.height + "px";
+    // in narrow windows viser's panel lies over the lower part
+    let panel = document.querySelector("[data-lmvic-picture]");
+    while (panel && getComputedStyle(panel).position !== "fixed") panel = panel.parentElement;
+    const below = panel ? panel.getBoundingClientRect().top : Infinity;
+    stage.style.height = Math.max(120, Math.min(box.bottom, below) - box.top) + "px";
     // a picture fills the frame in one direction
     const room = frame.getBoundingClientRect();
     const [width, height] = [after.naturalWidth, after.naturalHeight];
