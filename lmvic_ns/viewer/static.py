@@ -34,7 +34,7 @@ _PICTURE_BYTES = 9_500_000
 _SIDES, _QUALITIES = (1200, 900, 640, 480, 320, 200), (92, 86, 78, 68, 55)
 _DEPTH_SIDE = 400
 _POINTS = 8000
-_REACH = 8.0  # in units of the layout, whose cameras lie within 2: points farther away would make the rest small
+_REACH = 2.0  # of the sphere round all cameras and most points; points farther away are left out
 
 
 @dataclass
@@ -167,7 +167,7 @@ def _lead(source: PageSource, shown: Sequence[_View]) -> str:
     if source.coded:
         words = f"<b>{size_text(source.file_bytes)}</b> for {words}, {source.bits_per_pixel:.3f} bits a pixel"
     if len(shown) < count:
-        words += f"; {len(shown)} of them are in this page"
+        words += f"; this page shows {len(shown)} of the views"
     known = source.originals.psnr if source.originals is not None else {}
     if known:
         worst = min(known, key=lambda view: known[view])
@@ -219,7 +219,8 @@ def _views(source: PageSource) -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
-                "size": f"{width} x {height} pixels",
+                "width": width,
+                "height": height,
                 "bits": None if bits is None else round(bits, 4),
                 "psnr": None if psnr is None else round(psnr, 2),
             }
@@ -257,20 +258,27 @@ def _jpeg_bytes(picture: Image.Image, quality: int) -> int:
 
 
 def _space(source: PageSource) -> dict[str, Any]:
-    """Cameras (tip and the four corners of the picture) and points, with z upwards."""
+    """Cameras (tip and the four corners of the picture) and points, z upwards, in a sphere of radius 1 round the middle."""
     layout = Layout.around(source.cameras)
     axes = _upright(layout)
+    positions, shades = source.points(_POINTS)
+    points = layout.place(torch.from_numpy(np.ascontiguousarray(positions))) @ axes.T
+    tips = layout.place(source.cameras.centers) @ axes.T
+    middle = 0.5 * np.median(points, axis=0) if len(points) else np.zeros(3)
+    radius = float(np.linalg.norm(tips - middle, axis=1).max()) + layout.frustum
+    if len(points):
+        radius = max(radius, float(np.quantile(np.linalg.norm(points - middle, axis=1), 0.9)))
+    length = max(layout.frustum, 0.06 * radius)  # small cameras in a large scene are still to be seen
     cameras = []
-    for view in range(len(source.names)):
+    for view, tip in enumerate(tips):
         camera = source.cameras[view]
         height, width = camera.size
         pose, inverse = invert_rigid(camera.world_to_camera)[0], torch.linalg.inv(camera.intrinsics[0])
         corners = torch.tensor([[0, 0, 1], [width, 0, 1], [width, height, 1], [0, height, 1]], dtype=torch.float64)
-        rays = (corners @ inverse.T) @ pose[:3, :3].T * (layout.frustum / layout.scale)
-        ends = torch.cat([pose[None, :3, 3], pose[:3, 3] + rays])
-        cameras.append(np.round(layout.place(ends) @ axes.T, 3).ravel().tolist())
-    positions, shades = source.points(_POINTS)
-    placed = layout.place(torch.from_numpy(np.ascontiguousarray(positions))) @ axes.T
+        rays = ((corners @ inverse.T) @ pose[:3, :3].T).numpy() @ axes.T
+        ends = np.concatenate([tip[None], tip + rays * length]) - middle
+        cameras.append(np.round(ends / radius, 4).ravel().tolist())
+    placed = (points - middle) / radius
     near = np.abs(placed).max(axis=1, initial=0) < _REACH
     whole = (placed[near] / _REACH * 32767).astype("<i2")
     return {

@@ -23,7 +23,8 @@ const show = (view) => {
   at("after").alt = facts.name + ", decoded";
   at("cut").hidden = !pair;
   at("name").textContent = facts.name;
-  const words = [`view ${view + 1} of ${data.views.length}`, facts.size];
+  at("compare").style.maxWidth = `calc(70vh * ${facts.width / facts.height})`; // as wide as the card, and seen as a whole
+  const words = [`view ${view + 1} of ${data.views.length}`, `${facts.width} x ${facts.height} pixels`];
   if (facts.bits !== null) words.push(facts.bits.toFixed(3) + " bits a pixel");
   if (facts.psnr !== null) words.push(facts.psnr >= 99 ? "exact" : facts.psnr.toFixed(2) + " dB");
   if (depth) words.push(pictures.depth === null ? "no depth of this view" : "depth: red is near, blue is far, grey unknown");
@@ -99,8 +100,8 @@ let yaw = 0, pitch = 0.5, zoom = 1;
 const view3d = (x, y, z) => {
   const [c, s, u, v] = [Math.cos(yaw), Math.sin(yaw), Math.cos(pitch), Math.sin(pitch)];
   const across = c * x - s * y, along = s * x + c * y;
-  const far = u * along - v * z + 7; // the eye stands 7 units behind the middle
-  const scale = (zoom * Math.min(space.clientWidth, 1.6 * space.clientHeight) * 1.1) / Math.max(far, 0.3);
+  const far = u * along - v * z + 3; // the eye stands 3 radii from the middle
+  const scale = (zoom * Math.min(space.clientWidth, 1.6 * space.clientHeight) * 1.35) / Math.max(far, 0.3);
   return [space.clientWidth / 2 + scale * across, space.clientHeight / 2 - scale * (v * along + u * z), far];
 };
 function draw() {
