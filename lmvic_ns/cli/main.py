@@ -16,6 +16,7 @@ from typing import Any, get_type_hints
 
 from lmvic_ns import __version__
 from lmvic_ns._util.endings import run_cleanly
+from lmvic_ns._util.libraries import libraries_quiet
 from lmvic_ns.errors import LmvicError
 
 
@@ -66,6 +67,10 @@ EXTRAS: Mapping[str, frozenset[str]] = {
 """Packages that each extra of this package brings (pyproject.toml)."""
 
 
+VERBOSE = "--verbose"
+"""Any command takes it: what the libraries warn of and note is shown too."""
+
+
 def match_command(args: Sequence[str], commands: Mapping[str, Command] = COMMANDS) -> tuple[str, list[str]] | None:
     """The command that `args` begins with, and the arguments left for it; None if there is no such command."""
     for words in (2, 1):
@@ -75,13 +80,19 @@ def match_command(args: Sequence[str], commands: Mapping[str, Command] = COMMAND
     return None
 
 
+_HINTS = (
+    "`lmvic COMMAND --help` shows a command's options.",
+    f"`lmvic COMMAND ... {VERBOSE}` also shows what the libraries warn of and note.",
+)
+
+
 def usage(commands: Mapping[str, Command] = COMMANDS, group: str = "") -> str:
     """The text of `lmvic --help`, or of `lmvic GROUP --help`."""
     listed = {name: command for name, command in commands.items() if not group or name.startswith(group + " ")}
     width = max((len(name) for name in listed), default=0)
     lines = [f"usage: lmvic {group + ' ' if group else ''}COMMAND [options]", "", "commands:"]
     lines += [f"  {name:<{width}}  {command.summary}" for name, command in listed.items()]
-    return "\n".join([*lines, "", "`lmvic COMMAND --help` shows a command's options.", ""])
+    return "\n".join([*lines, "", *_HINTS, ""])
 
 
 def missing_extra(error: ModuleNotFoundError, program: str) -> Exception:
@@ -120,8 +131,10 @@ def run(args: Sequence[str], commands: Mapping[str, Command] = COMMANDS) -> int:
     if matched is None:
         return _complain(args, commands)
     name, rest = matched
+    verbose = VERBOSE in rest
     try:
-        status = _call(commands[name].load(), f"lmvic {name}", rest)
+        with libraries_quiet(not verbose):
+            status = _call(commands[name].load(), f"lmvic {name}", [word for word in rest if word != VERBOSE])
     except ModuleNotFoundError as error:
         raise missing_extra(error, f"lmvic {name}") from error
     return status if isinstance(status, int) else 0

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from lmvic_ns._util.libraries import libraries_are_quiet
 from lmvic_ns.cli.common import ReadingLimits
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.report.terminal import size_text
@@ -64,7 +66,7 @@ def view(config: ViewConfig) -> int:
     if config.static is not None:
         check_static(config)
     source = open_source(config.path, config.weights, config.device, config.max_pixels, config.stereo, config.scene)
-    if source.trouble is not None:
+    if source.trouble is not None and config.static is None:
         print(f"lmvic view: {source.trouble} (cameras, tree and sizes are shown)", flush=True)
     if source.note:
         print(f"lmvic view: {source.note}", flush=True)
@@ -162,7 +164,9 @@ def viser_server(host: str, port: int) -> Iterator[Any]:
     import viser
 
     logging.getLogger("asyncio").addFilter(not_of_closed_connections)  # adding it again changes nothing
-    server = viser.ViserServer(host=host, port=free_port(host, port), label="lmvic view", verbose=False)
+    # viser prints a frame round its address; ours follows
+    with redirect_stdout(io.StringIO()) if libraries_are_quiet() else nullcontext():
+        server = viser.ViserServer(host=host, port=free_port(host, port), label="lmvic view", verbose=False)
     try:
         yield server
     finally:
