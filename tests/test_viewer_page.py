@@ -29,6 +29,7 @@ from lmvic_ns.drawing.markdown import literal
 from lmvic_ns.drawing.pair import PictureWithDepth, correspond, depth_points, masked_psnr
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.sparse_points.sections import point_sections
 from lmvic_ns.viewer.client import own_client
 from lmvic_ns.viewer.layout import Layout, frustum_scale, tree_colours
 from lmvic_ns.viewer.page import ViewPage
@@ -50,7 +51,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_demo_scene(folder / "scene", DemoSceneConfig(views=VIEWS, width=96, height=72, supersample=1, seed_points=50))
     save_weights(build_model("tiny"), folder / "w.safetensors", {"name": "untrained", "preset": "tiny"})
     scene = MultiViewScene.from_dataset(folder / "scene")
-    load_codec(folder / "w.safetensors").encode(scene, folder / "room.lmvic")
+    points = point_sections(scene, "compact")
+    load_codec(folder / "w.safetensors").encode(scene, folder / "room.lmvic", sections=points)
     return folder
 
 
@@ -75,6 +77,7 @@ def test_a_file_shows_what_it_holds(folder: Path):
     assert not source.kept(source.tree.order[0]) or source.tree.parent[child] == source.tree.order[0]
     assert [source.prepare(view).image.shape for view in range(VIEWS)] == [(3, 72, 96)] * VIEWS
     assert all(map(source.kept, range(VIEWS)))
+    assert len({tuple(colour) for colour in source.points()[1]}) > 5, "points have the pictures' colours"
     source.close()
 
 
@@ -161,12 +164,11 @@ def test_the_photograph_comes_first_and_is_compared(page: tuple[ViewPage, str], 
     screenshot(browser, "lmvic-view")
 
     # the slider, with the mouse and as a button
-    before = browser.find_element("css selector", ".lmvic-pair .before")
-    assert "50%" in clip(browser, before)
+    assert hidden_share(browser) == 50
     slide_stage(browser, 0.8)
-    wait_for("more of the original", lambda: re.search(r"calc\(100% - (7\d|8\d)", clip(browser, before)))
+    wait_for("more of the original", lambda: 15 < hidden_share(browser) < 25)
     click(browser, "//section//button[.='Original']")
-    wait_for("all of the original", lambda: "100% - 100%" in clip(browser, before))
+    wait_for("all of the original", lambda: hidden_share(browser) == 0)
 
     # from view to view: buttons, keys, list, slider
     click(browser, "//button[.='Next']")
@@ -312,8 +314,12 @@ def stage_is_shown(browser) -> bool:
     return browser.execute_script("const s = document.querySelector('.lmvic-stage'); return !!s && !s.hidden")
 
 
-def clip(browser, element) -> str:
-    return browser.execute_script("return getComputedStyle(arguments[0]).clipPath", element)
+def hidden_share(browser) -> float:
+    """Percent of the large picture in which the original is cut away."""
+    script = "return getComputedStyle(document.querySelector('.lmvic-pair .before')).clipPath"
+    found = re.match(r"inset\(0px(?: ([\d.]+)%)?", browser.execute_script(script))
+    assert found is not None
+    return float(found[1] or 0)
 
 
 def panel_pictures(browser) -> list[str]:
@@ -324,8 +330,8 @@ def panel_pictures(browser) -> list[str]:
 
 def press(browser, key: str) -> None:
     """A key that is pressed on the page itself."""
-    script = "document.activeElement.blur(); document.body.dispatchEvent(new KeyboardEvent('keydown', {key: arguments[0], bubbles: true}))"
-    browser.execute_script(script, key)
+    event = "new KeyboardEvent('keydown', {key: arguments[0], bubbles: true})"
+    browser.execute_script(f"document.activeElement.blur(); document.body.dispatchEvent({event})", key)
 
 
 def check(browser, label: str) -> None:
@@ -447,5 +453,7 @@ def test_a_scene_shows_the_tree_that_encode_takes_or_says_that_it_does_not(folde
 
 def test_the_page_tells_the_size_that_lies_on_the_disk(folder: Path):
     source = FileSource(folder / "room.lmvic")
-    assert source.file_bytes == (folder / "room.lmvic").stat().st_size and source.points_bytes == 0
+    assert source.file_bytes == (folder / "room.lmvic").stat().st_size > source.points_bytes > 0
+    positions, colours = source.points()
+    assert 10 < len(positions) <= 50 and set(colours.ravel()) == {150}, "grey before any view is decoded"
     source.close()

@@ -24,6 +24,7 @@ POLICY = (
 """viser runs its markdown as a program ('unsafe-eval') and starts workers from blobs; all else comes from this server."""
 PICTURES = "pictures"
 """Folder of pictures below the root."""
+_COMMENTS = re.compile(r"<!--.*?-->", re.DOTALL)
 _INLINE_SCRIPTS = re.compile(r"<script(?![^>]*\bsrc=)[^>]*>.*?</script>", re.DOTALL)
 _FOREIGN_SCRIPTS = re.compile(r"<script[^>]*\bsrc=\"(?:https?:)?//[^>]*>\s*</script>", re.DOTALL)
 _FOREIGN_LINKS = re.compile(r"<link[^>]*\bhref=\"(?:https?:)?//[^>]*>", re.DOTALL)
@@ -31,7 +32,7 @@ _FOREIGN_LINKS = re.compile(r"<link[^>]*\bhref=\"(?:https?:)?//[^>]*>", re.DOTAL
 
 def own_page(page: str, title: str) -> str:
     """viser's index.html with nothing from elsewhere, our policy, title, style sheet and script."""
-    for foreign in (_FOREIGN_SCRIPTS, _INLINE_SCRIPTS, _FOREIGN_LINKS):
+    for foreign in (_COMMENTS, _FOREIGN_SCRIPTS, _INLINE_SCRIPTS, _FOREIGN_LINKS):
         page = foreign.sub("", page)
     page = re.sub(r"<title>.*?</title>", f"<title>{title}</title>", page)
     head = (

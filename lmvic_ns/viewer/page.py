@@ -95,7 +95,7 @@ class ViewPage:
         steps = (*STEPS, WORST) if source.originals is not None else STEPS
         hint = "Keys: N next, P previous" + (", X the next worst: lowest PSNR first" if source.originals is not None else "")
         self._steps = gui.add_button_group("Go to", steps, hint=hint)
-        self._steps.on_click(lambda _: self.step(str(self._steps.value)))
+        self._steps.on_click(lambda _: self._stepped())
         self._progress = gui.add_markdown("", visible=False)
         with gui.add_folder("Cameras in 3D", expand_by_default=True):
             self._add_drawing_options()
@@ -182,6 +182,12 @@ class ViewPage:
         if view != self._wanted:
             self._by_worst = False
             self.show(view)
+
+    def _stepped(self) -> None:
+        where = str(self._steps.value)
+        if where:
+            self._steps.value = ""  # viser 0.2.7 passes a button of a group on only if it is another than the last one
+            self.step(where)
 
     def step(self, where: str) -> None:
         """Go to the previous or the next view, or down the list of the worst ones."""
