@@ -34,7 +34,7 @@ _WIDEST = 320  # pixels of the captures that are rendered here: the panel shows 
 _STALE_STEPS = 25  # a reference's depth may be this many training steps old
 _SHARE = 0.05  # of the training time that refreshing may take, with a client
 
-TITLE = "How well one photograph predicts another"
+TITLE = "Photograph predicts photograph"
 HELP = (
     "Good: the warped reference looks like the target, few pink stripes, black or dark red error. Bad: torn edges, yellow "
     "and white error. The menu Output type has the same for your own camera."

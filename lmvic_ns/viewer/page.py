@@ -265,6 +265,7 @@ class ViewPage:
             place, known = originals.worst().index(view), len(originals.psnr)
             so_far = "" if known == len(source.names) else " compared so far"
             rank = f"{_ordinal(place + 1)} worst" if place else "the worst"
+            rank = "the best" if place == known - 1 else rank
             lines += [f"{rank} of {_count(known, 'view')}{so_far}"] if known > 1 else []
         elif originals is not None and shown is not None:
             lines.append("the scene has no original of this view")

@@ -18,7 +18,7 @@
   slider.type = "range";
   slider.value = 50;
   slider.setAttribute("aria-label", "original on the left, decoded on the right");
-  make("p", "lmvic-keys", stage, "Keys: N next, P previous, X next worst, O original, C cameras, / find a view");
+  const help = make("p", "lmvic-keys", stage);
   const open = make("button", "lmvic-open", null, "Show the photograph");
   open.hidden = true;
   let wanted = true, source = null;
@@ -88,6 +88,7 @@
         after.alt = words + ", " + (original ? "decoded" : "as it is");
         before.hidden = line.hidden = slider.hidden = swap.hidden = !original;
         for (const tag of tags) tag.hidden = !original;
+        help.textContent = "Keys: N next, P previous, " + (original ? "X next worst, O original, " : "") + "C cameras, / find a view";
         if (original) {
           before.src = original;
           before.alt = words + ", original";
