@@ -41,7 +41,7 @@ COMMANDS: Mapping[str, Command] = {
     "decode": Command("lmvic_ns.cli.decode:decode", "Decode a file into a dataset to train on."),
     "info": Command("lmvic_ns.cli.inspect:info", "Show what is in a file; needs no weights."),
     "verify": Command("lmvic_ns.cli.inspect:verify", "Check a file's checksums without decoding."),
-    "view": Command("lmvic_ns.cli.view:view", "Show a file or a scene in a browser: cameras, pictures, depth, bits."),
+    "view": Command("lmvic_ns.cli.view:view", "Look at the photographs in a file, against the originals, in a browser."),
     "prepare": Command("lmvic_ns.workflows.prepare:prepare", "Give training scenes their depth, in folders of their own."),
     "train photos": Command("lmvic_ns.cli.training:train_photos", "Train the intra path on photographs."),
     "train scenes": Command("lmvic_ns.cli.training:train_scenes", "Train the cross-view path on chains of views."),
