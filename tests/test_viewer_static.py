@@ -13,15 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import click, screenshot, start_browser, text, wait_for
+from viewer_files import write_room
 
 from lmvic_ns.cli.main import run
-from lmvic_ns.codec.multiview import load_codec
-from lmvic_ns.codec.presets import build_model
-from lmvic_ns.codec.weights import save_weights
-from lmvic_ns.demo.scene import DemoSceneConfig, write_demo_scene
 from lmvic_ns.errors import LmvicError
-from lmvic_ns.scene import MultiViewScene
-from lmvic_ns.sparse_points.sections import point_sections
 from lmvic_ns.viewer import static
 
 VIEWS = 6
@@ -34,12 +29,8 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """scene/, room.lmvic (a name in it is an attack), its weights, and room.html of four of its views."""
-    folder = tmp_path_factory.mktemp("static")
-    write_demo_scene(folder / "scene", DemoSceneConfig(views=VIEWS, width=96, height=72, supersample=1, seed_points=50))
-    save_weights(build_model("tiny"), folder / "w.safetensors", {"name": "untrained", "preset": "tiny"})
-    scene = MultiViewScene.from_dataset(folder / "scene")
-    load_codec(folder / "w.safetensors").encode(scene, folder / "room.lmvic", sections=point_sections(scene, "compact"))
+    """See `write_room`; and room.html of four of its views."""
+    folder = write_room(tmp_path_factory.mktemp("static"), VIEWS)
     assert make(folder, "room.html", "--scene", str(folder / "scene"), "--static-views", "4") == 0
     return folder
 

@@ -1,8 +1,8 @@
 """viser's page without its tag manager, with our keys and the large photograph: a copy of its client in a folder of our own.
 
 viser's index.html asks a tag manager at every visit. The server below hands out a copy without that, under a policy by
-which the browser loads nothing from elsewhere. The copy's folder also takes pictures, so that markdown elements carry
-an address instead of the picture.
+which the browser loads nothing from elsewhere, and no file but the copy's. The copy's folder also takes pictures, so that
+markdown elements carry an address instead of the picture.
 """
 
 from __future__ import annotations
@@ -28,6 +28,14 @@ _COMMENTS = re.compile(r"<!--.*?-->", re.DOTALL)
 _INLINE_SCRIPTS = re.compile(r"<script(?![^>]*\bsrc=)[^>]*>.*?</script>", re.DOTALL)
 _FOREIGN_SCRIPTS = re.compile(r"<script[^>]*\bsrc=\"(?:https?:)?//[^>]*>\s*</script>", re.DOTALL)
 _FOREIGN_LINKS = re.compile(r"<link[^>]*\bhref=\"(?:https?:)?//[^>]*>", re.DOTALL)
+
+
+class ServedFolder(type(Path())):  # type: ignore[misc]
+    """A folder of which files below it are found and no others: viser 0.2.7 follows `..` in an address to any file."""
+
+    def __truediv__(self, name: Any) -> Path:
+        inside = ".." not in Path(name).parts and not Path(name).is_absolute()
+        return Path(self, name) if inside else Path(self, ".refused")
 
 
 def own_page(page: str, title: str) -> str:
@@ -76,7 +84,7 @@ def own_client(title: str = "lmvic view") -> Iterator[list[Path]]:
             client = options.get("http_server_root")
             if client is not None and (Path(client) / "index.html").is_file():
                 copy_client(Path(client), Path(folder), title)
-                options["http_server_root"] = Path(folder)
+                options["http_server_root"] = ServedFolder(folder)
                 roots.append(Path(folder))
             return server(*args, **options)
 
