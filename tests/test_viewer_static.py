@@ -18,6 +18,7 @@ from viewer_files import write_room
 from lmvic_ns.cli.main import run
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.viewer import static
+from lmvic_ns.viewer.sources import open_source
 
 VIEWS = 6
 
@@ -75,6 +76,18 @@ def test_many_large_views_stay_small(monkeypatch: pytest.MonkeyPatch):
     urls = [url for row in found.values() for url in (row["decoded"], row["original"]) if url]
     assert len(urls) == 4 and sum(map(len, urls)) < 4 / 3 * 400_000 + 200
     assert min(map(len, urls)) > 30_000, "as large as the budget allows"
+
+
+def test_names_are_text(folder: Path):
+    """A file is a stranger's: neither its name nor its views' names become elements or programs."""
+    source = open_source(folder / "room.lmvic", str(folder / "w.safetensors"), "cpu")
+    source.title = "</title><script>alert(1)</script>"
+    source.names = ['"><img src=x onerror=alert(1)>', "</script><script>alert(2)</script>", *source.names[2:]]
+    shown = [static._load(source, view, static.Written(0)) for view in (0, 1)]
+    page = static.static_page(source, [view for view in shown if view is not None])
+    assert page.count("<script") == page.count("</script>") == 2 and "<img src=x" not in page
+    assert json.loads(page.split('id="data">')[1].split("</script>")[0])["views"][1]["name"] == source.names[1]
+    source.close()
 
 
 def test_a_scene_and_a_file_without_originals_have_pages_too(folder: Path):

@@ -51,6 +51,8 @@ class ViewConfig(ReadingLimits):
     """cpu, cuda, or auto."""
     stereo: bool = False
     """Of a scene without depth files: find depth by plane sweep stereo first, as `lmvic encode` does."""
+    dark: bool = False
+    """A dark page (that of --static follows the browser by itself)."""
     thumbnails: bool = True
     """Decode all views in the background, for the pictures in the cameras and the list of the worst views."""
 
@@ -110,7 +112,8 @@ def serve(config: ViewConfig, source: PageSource) -> int:
     from lmvic_ns.viewer.page import ViewPage
 
     with stop_signals() as stopped, own_client() as roots, viser_server(config.host, config.port) as server:
-        page = ViewPage(server, source, thumbnails=config.thumbnails, root=roots[0] if roots else None)
+        root = roots[0] if roots else None
+        page = ViewPage(server, source, thumbnails=config.thumbnails, root=root, dark=config.dark)
         if not roots:
             print(
                 "lmvic view: this version of viser hands out its own page, which asks a tag manager (googletagmanager.com) "

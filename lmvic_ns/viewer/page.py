@@ -41,13 +41,16 @@ class ViewPage:
         source: what to show.
         thumbnails: decode every view once, in the background, for the pictures in the cameras.
         root: folder that the server hands out (`client.own_client`), None where it is viser's own.
+        dark: light words on a dark page.
 
     Attributes:
         shown: number of the view on show.
         updates: how often a view was put on show completely.
     """
 
-    def __init__(self, server: Any, source: PageSource, *, thumbnails: bool = True, root: Path | None = None) -> None:
+    def __init__(
+        self, server: Any, source: PageSource, *, thumbnails: bool = True, root: Path | None = None, dark: bool = False
+    ) -> None:
         self.server, self.source = server, source
         self.shown = 0
         self.updates = 0
@@ -64,6 +67,7 @@ class ViewPage:
             control_layout="collapsible",
             control_width="large",
             show_logo=False,
+            dark_mode=dark,
             # our style sheet hides the button; without it, viser 0.2.7 breaks in narrow windows where it is taken away
             show_share_button=root is not None,
         )
