@@ -75,7 +75,8 @@ class ViewPage:
         self._add_panel()
         self._draw_sparse()
         self._worker = threading.Thread(target=self._work_ahead, name="work ahead", daemon=True)
-        self.show(self.shown)
+        # the page is there at once, and says that the first view is being decoded
+        threading.Thread(target=self.show, args=(self.shown,), name="first view", daemon=True).start()
         if source.trouble is None:
             self._worker.start()
 

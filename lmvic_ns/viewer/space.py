@@ -90,7 +90,7 @@ class Space:
                 "/sparse",
                 self.layout.place(torch.from_numpy(np.ascontiguousarray(positions))),
                 np.ascontiguousarray(colours),
-                point_size=0.025,
+                point_size=0.018,
                 point_shape="circle",
                 visible=visible,
             )

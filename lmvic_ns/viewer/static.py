@@ -86,7 +86,13 @@ def write_page(path: Path, source: PageSource, most: int) -> Written:
     if source.trouble is not None:
         raise LmvicError(source.trouble)
     written = Written(0)
-    shown = [view for number in _chosen(source, most, written) if (view := _load(source, number, written)) is not None]
+    shown = []
+    chosen = _chosen(source, most, written)
+    with progress("decoding", len(chosen)) as step:
+        for number in chosen:
+            view = _load(source, number, written)
+            shown += [] if view is None else [view]
+            step(source.names[number])
     if not shown:
         raise LmvicError(f"{source.title}: no view can be decoded: {written.problems[0]}")
     written.views = len(shown)

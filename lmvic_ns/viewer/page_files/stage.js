@@ -21,7 +21,10 @@
   const help = make("p", "lmvic-keys", stage);
   const open = make("button", "lmvic-open", null, "Show the photograph");
   open.hidden = true;
-  let wanted = true, source = null;
+  const waiting = make("p", "lmvic-wait", frame);
+  make("span", "lmvic-spin", waiting);
+  waiting.append("decoding the first view ...");
+  let wanted = true, source = null, busy = false;
 
   const cut = (percent) => pair.style.setProperty("--cut", percent + "%");
   const slide = (percent) => {
@@ -51,12 +54,16 @@
       element.style.left = box.left + (all ? 0 : 12) + "px";
       element.style.top = box.top + (all ? 0 : 12) + "px";
     }
-    stage.style.width = box.width + "px";
-    // in narrow windows viser's panel lies over the lower part
-    let panel = document.querySelector("[data-lmvic-picture]");
-    while (panel && getComputedStyle(panel).position !== "fixed") panel = panel.parentElement;
-    const below = panel ? panel.getBoundingClientRect().top : Infinity;
-    stage.style.height = Math.max(120, Math.min(box.bottom, below) - box.top) + "px";
+    // viser's panel stands at the right, and in narrow windows over the lower part
+    let [right, below] = [box.right, box.bottom];
+    for (let part = document.querySelector("[data-lmvic-picture]"); part; part = part.parentElement) {
+      if (!["absolute", "fixed"].includes(getComputedStyle(part).position)) continue;
+      const panel = part.getBoundingClientRect();
+      if (panel.left > box.left + 50 && panel.right >= innerWidth - 2) right = Math.min(right, panel.left);
+      else if (panel.top > box.top + 50 && panel.bottom >= innerHeight - 2) below = Math.min(below, panel.top);
+    }
+    stage.style.width = right - box.left + "px";
+    stage.style.height = Math.max(120, below - box.top) + "px";
     // a picture fills the frame in one direction
     const room = frame.getBoundingClientRect();
     const [width, height] = [after.naturalWidth, after.naturalHeight];
@@ -68,7 +75,10 @@
     }
   };
   const show = () => {
-    const there = source !== null;
+    const there = source !== null || busy;
+    pair.hidden = cameras.hidden = source === null;
+    waiting.hidden = source !== null;
+    if (source === null) slider.hidden = swap.hidden = true;
     stage.hidden = !(there && wanted);
     open.hidden = !there || wanted;
     document.body.classList.toggle("lmvic-staged", !stage.hidden);
@@ -98,7 +108,12 @@
       }
       title.textContent = words;
     }
-    stage.classList.toggle("lmvic-busy", !!document.querySelector("[data-lmvic-busy]"));
+    const now = !!document.querySelector("[data-lmvic-busy]");
+    stage.classList.toggle("lmvic-busy", now && source !== null);
+    if (now !== busy) {
+      busy = now;
+      show();
+    }
   };
 
   const press = (label) => {
