@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import sys
 import zipfile
+from pathlib import Path
 
 from lmvic_ns.training.pack import Pack
 
 
 def main() -> int:
-    first, second, output = sys.argv[1:]
+    first, second, output = map(Path, sys.argv[1:])
     facts = Pack(first).facts
     facts["views"] = {**facts["views"], **Pack(second).facts["views"]}
     seen = {"pack.json"}

@@ -14,7 +14,8 @@ import torch
 from browser import click, pictures, screenshot, start_browser, text, wait_for
 
 from lmvic_ns.demo.scene import DemoSceneConfig, write_demo_scene
-from lmvic_ns.splat.live import OUTPUTS
+from lmvic_ns.splat.live import OUTPUTS, pinhole
+from lmvic_ns.splat.panel import TITLE
 
 pytestmark = pytest.mark.slow
 
@@ -98,12 +99,29 @@ def test_training_does_not_wait_while_nobody_looks(pipeline: Any, viewer: Any):
     assert (time.perf_counter() - started) / 1000 < 0.001
 
 
+def test_nearest_is_never_the_photograph_itself_and_the_same_in_the_outputs(
+    pipeline: Any, viewer: Any, monkeypatch: pytest.MonkeyPatch
+):
+    panel = pipeline.model.correspondence
+    used: list[int] = []
+    take = panel._captured
+    monkeypatch.setattr("lmvic_ns.splat.panel._in_viewer_thread", lambda: True)
+    monkeypatch.setattr(panel, "_captured", lambda model, index: used.append(index) or take(model, index))
+    pipeline.eval()
+    for number, capture in enumerate(panel._captures):
+        outputs = pipeline.model.get_outputs_for_camera(capture.camera)
+        assert set(OUTPUTS) <= set(outputs)
+        assert panel._target_index(pinhole(capture.camera)) == number
+        assert used[-1] == panel._reference_index(number) != number
+
+
 @pytest.mark.flaky(reruns=1)  # a browser on a loaded machine
 def test_the_panel_in_a_browser(pipeline: Any, viewer: Any, browser: Any):
     panel = pipeline.model.correspondence
     browser.get(f"http://127.0.0.1:{viewer.viser_server.get_port()}")
     wait_for("the panel's pictures", lambda: len(pictures(browser)) == 5)
-    assert "match: the reference shows" in text(browser) and "distance (8)" in text(browser)
+    assert TITLE in text(browser) and "match: the reference shows" in text(browser)
+    assert len(text(browser).split(TITLE)[1]) < 700, "long explanations belong into hints"
     stand_at(viewer, panel._captures[1])
 
     before, updates = pictures(browser), panel.updates
@@ -120,6 +138,10 @@ def test_the_panel_in_a_browser(pipeline: Any, viewer: Any, browser: Any):
         "the client at the target", lambda: torch.allclose(panel.get_camera(60, 80).camera_to_worlds[0, :, 3], place, atol=1e-3)
     )
     assert not torch.allclose(before.camera_to_worlds[0, :, 3], place, atol=1e-3)
+
+    own = pipeline.datamanager.train_dataset.image_filenames.index(panel._captures[3].path)
+    wait_for("the target's frustum out of its own picture", lambda: not viewer.camera_handles[own].visible)
+    assert sum(not handle.visible for handle in viewer.camera_handles.values()) == 1
 
     # training goes on: the pictures follow
     before, updates = _settled(browser, panel), panel.updates

@@ -10,46 +10,27 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from browser import pictures, screenshot, start_browser, text, wait_for
+from viewer_files import write_room
 
-from lmvic_ns.cli.view import free_port, not_of_closed_connections, viser_server
-from lmvic_ns.codec.multiview import load_codec
-from lmvic_ns.codec.presets import build_model
-from lmvic_ns.codec.weights import save_weights
-from lmvic_ns.demo.scene import DemoSceneConfig, write_demo_scene
+from lmvic_ns.cli.view import free_port, not_of_closed_connections
 from lmvic_ns.drawing.markdown import literal
 from lmvic_ns.drawing.pair import PictureWithDepth, correspond, depth_points, masked_psnr
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.viewer.layout import Layout, frustum_scale, tree_colours
-from lmvic_ns.viewer.page import ViewPage
 from lmvic_ns.viewer.sources import FileSource, SceneSource, open_source
-
-
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    yield from start_browser()
-
 
 VIEWS = 4
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """scene/ (a little room), room.lmvic, and the untrained weights that made it."""
-    folder = tmp_path_factory.mktemp("view")
-    write_demo_scene(folder / "scene", DemoSceneConfig(views=VIEWS, width=96, height=72, supersample=1, seed_points=50))
-    save_weights(build_model("tiny"), folder / "w.safetensors", {"name": "untrained", "preset": "tiny"})
-    scene = MultiViewScene.from_dataset(folder / "scene")
-    load_codec(folder / "w.safetensors").encode(scene, folder / "room.lmvic")
-    return folder
+    return write_room(tmp_path_factory.mktemp("view"), VIEWS)
 
 
 def test_a_file_shows_what_it_holds(folder: Path):
@@ -70,7 +51,10 @@ def test_a_file_shows_what_it_holds(folder: Path):
     assert math.isnan(small.unmoved)
     both = pair.mask & small.mask
     assert float((small.disparity - pair.disparity)[both].abs().median()) < 0.1
-    assert dict(source.stream()).keys() == set(range(VIEWS))
+    assert not source.kept(source.tree.order[0]) or source.tree.parent[child] == source.tree.order[0]
+    assert [source.prepare(view).image.shape for view in range(VIEWS)] == [(3, 72, 96)] * VIEWS
+    assert all(map(source.kept, range(VIEWS)))
+    assert len({tuple(colour) for colour in source.points()[1]}) > 5, "points have the pictures' colours"
     source.close()
 
 
@@ -96,7 +80,6 @@ def test_without_the_weights_cameras_and_sizes_remain(folder: Path):
     assert all(size is not None and size.total > 0 for size in source.sizes)
     with pytest.raises(LmvicError, match="weights"):
         source.load(0)
-    assert list(source.stream()) == []
 
 
 def test_names_are_shown_and_not_run():
@@ -131,65 +114,21 @@ def test_frustums_are_as_long_under_every_lens(slope: float):
     assert math.isclose(frustum_scale(0.4, slope, aspect) / volume ** (1 / 3), 0.4)
 
 
-@pytest.mark.slow
-@pytest.mark.flaky(reruns=1)  # a browser on a loaded machine
-def test_the_page_in_a_browser(folder: Path, browser):
-    source = FileSource(folder / "room.lmvic", str(folder / "w.safetensors"))
-    order, parent = source.tree.order, source.tree.parent
-    with viser_server("127.0.0.1", 0) as server:
-        page = ViewPage(server, source)
-        browser.get(f"http://127.0.0.1:{server.get_port()}")
-        wait_for("the chart of bits", lambda: "Size of each view in the file" in text(browser))
-        wait_for("five pictures", lambda: len(pictures(browser)) == 5)
-        wait_for("thumbnails of all views", lambda: len(page._thumbnails) == VIEWS)
-        assert f"{VIEWS} views" in text(browser) and f"refers to {source.names[parent[order[1]]]}" in text(browser)
-        before, updates = pictures(browser), page.updates
-
-        _type_into_slider(browser, VIEWS - 1)
-        wait_for("the callback of the slider", lambda: page.updates > updates and page.shown == order[-1])
-        wait_for("other pictures", lambda: len(pictures(browser)) == 5 and not set(before) & set(pictures(browser)))
-        assert f"coded as number {VIEWS - 1} of {VIEWS}" in text(browser)
-        assert re.search(r"image [\d,]+ bits, depth [\d,]+ bits", text(browser))
-        screenshot(browser, "lmvic-view-last")
-
-        _type_into_slider(browser, 0)
-        wait_for("a root has no prediction", lambda: page.shown == order[0] and len(pictures(browser)) == 2)
-        assert "coded alone" in text(browser)
-
-        _click_camera(browser, page)
-        assert len(pictures(browser)) >= 2
-        screenshot(browser, "lmvic-view-clicked")
-        page.close()
-
-
-def _type_into_slider(browser, value: int) -> None:
-    """The number beside the slider, by keyboard, as a person would."""
-    from selenium.webdriver.common.keys import Keys
-
-    field = browser.find_element(
-        "css selector", "input.mantine-NumberInput-input, input[inputmode=decimal], input[inputmode=numeric]"
-    )
-    field.click()
-    field.send_keys(Keys.CONTROL, "a")
-    field.send_keys(str(value), Keys.ENTER)
-
-
-def _click_camera(browser, page: ViewPage) -> None:
-    """Click about the canvas, from its middle outwards, until a camera that was not on show was hit."""
-    from selenium.webdriver.common.action_chains import ActionChains
-
-    canvas = browser.find_element("css selector", "canvas")
-    shown = page.shown
-    for step in range(60):
-        angle, radius = 2.4 * step, 14.0 * math.sqrt(step)
-        move = ActionChains(browser, duration=50).move_to_element_with_offset(
-            canvas, int(radius * math.cos(angle)), int(40 + radius * math.sin(angle))
-        )
-        move.pause(0.15).click().pause(0.15).perform()
-        if page.shown != shown:
-            wait_for("the clicked view", lambda: page.slider.value == page.source.tree.order.index(page.shown), 20)
-            return
-    pytest.fail("60 clicks about the middle hit no camera")
+def test_originals_must_be_of_the_file(folder: Path, tmp_path: Path):
+    file, weights = folder / "room.lmvic", str(folder / "w.safetensors")
+    with pytest.raises(LmvicError, match="does not exist"):
+        open_source(file, weights, "cpu", scene=tmp_path / "nothing")
+    with pytest.raises(LmvicError, match="--scene goes with"):
+        open_source(folder / "scene", weights, "cpu", scene=folder / "scene")
+    copy = shutil.copytree(folder / "scene", tmp_path / "other")
+    meta = json.loads((copy / "transforms.json").read_text())
+    for frame in meta["frames"]:
+        picture = Path(frame["file_path"])
+        (copy / picture).rename(copy / picture.with_name(f"x{picture.name}"))
+        frame["file_path"] = str(picture.with_name(f"x{picture.name}"))
+    (copy / "transforms.json").write_text(json.dumps(meta))
+    with pytest.raises(LmvicError, match="no view of the names"):
+        open_source(file, weights, "cpu", scene=copy)
 
 
 @pytest.mark.parametrize(("file", "kept"), [("/lib/websockets/legacy/protocol.py", False), ("/lib/viser/server.py", True)])
@@ -251,5 +190,7 @@ def test_a_scene_shows_the_tree_that_encode_takes_or_says_that_it_does_not(folde
 
 def test_the_page_tells_the_size_that_lies_on_the_disk(folder: Path):
     source = FileSource(folder / "room.lmvic")
-    assert source.file_bytes == (folder / "room.lmvic").stat().st_size and source.points_bytes == 0
+    assert source.file_bytes == (folder / "room.lmvic").stat().st_size > source.points_bytes > 0
+    positions, colours = source.points()
+    assert 10 < len(positions) <= 50 and set(colours.ravel()) == {150}, "grey before any view is decoded"
     source.close()

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TextIO
 
 from lmvic_ns.errors import LmvicError
@@ -61,8 +62,30 @@ def is_disk_full(error: OSError) -> bool:
     return error.errno == errno.ENOSPC or (error.errno is None and "requested and" in str(error))
 
 
+_made: list[Path] = []
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder with its parents early; what of them is still empty when the program ends is removed again.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    _made.extend(missing)
+
+
+def remove_empty_folders() -> None:
+    """Remove the folders of `make_folder` that nothing came into."""
+    for folder in sorted(set(_made), key=lambda path: -len(path.parts)):
+        with suppress(OSError):
+            folder.rmdir()
+    _made.clear()
+
+
 def run_cleanly(program: str, call: Callable[[], int]) -> int:
-    """The exit status of `call`, with everything that it printed really written.
+    """The exit status of `call`, with everything that it printed really written, and no empty folder left behind.
 
     Args:
         program: begins the line on stderr.
@@ -90,6 +113,8 @@ def run_cleanly(program: str, call: Callable[[], int]) -> int:
         if ending_of(error) is None:
             raise
         status = _end(program, error)
+    finally:
+        remove_empty_folders()
     return 128 + received[0] if received and status == INTERRUPTED else status
 
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
-from lmvic_ns._util.endings import is_disk_full
+from lmvic_ns._util.endings import is_disk_full, make_folder
 from lmvic_ns.errors import LmvicError, SceneError
 
 LIST_NAME = ".lmvic-files.json"
@@ -109,7 +109,8 @@ def _real(given: Path) -> Path:
 def check_file(
     path: Path, *, inputs: Iterable[Path] = (), overwrite: bool = False, ours: Callable[[Path], bool], kind: str
 ) -> None:
-    """Refuse early a file that cannot be written in the end, or that is not ours to replace. Makes its folder.
+    """Refuse early a file that cannot be written in the end, or that is not ours to replace. Makes its folder
+    (which goes again with the program if nothing comes into it).
 
     Args:
         path: the file.
@@ -131,7 +132,7 @@ def check_file(
     with writing(path):
         if place.exists() and not ours(place):
             raise SceneError(f"{path}: is not {kind}, so --overwrite will not replace it; choose another name")
-        place.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(place.parent)
         tempfile.TemporaryFile(prefix=".lmvic-", dir=place.parent).close()
 
 

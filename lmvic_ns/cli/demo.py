@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -52,9 +51,6 @@ def demo(config: DemoConfig) -> None:
     def say(text: str) -> None:
         print(f"[{time.perf_counter() - started:5.0f} s] {text}", flush=True)
 
-    # of the libraries in between: nothing that somebody who tries the demo can act on
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", message="Converting a tensor with requires_grad=True to a scalar")
     codec = load_codec(config.weights, pick_device("auto"))  # before anything slow: they may be missing
     with demo_folder(config.output):
         _run(config, codec, say)

@@ -16,6 +16,7 @@ from typing import Any, get_type_hints
 
 from lmvic_ns import __version__
 from lmvic_ns._util.endings import run_cleanly
+from lmvic_ns._util.libraries import libraries_quiet
 from lmvic_ns.errors import LmvicError
 
 
@@ -40,7 +41,7 @@ COMMANDS: Mapping[str, Command] = {
     "decode": Command("lmvic_ns.cli.decode:decode", "Decode a file into a dataset to train on."),
     "info": Command("lmvic_ns.cli.inspect:info", "Show what is in a file; needs no weights."),
     "verify": Command("lmvic_ns.cli.inspect:verify", "Check a file's checksums without decoding."),
-    "view": Command("lmvic_ns.cli.view:view", "Show a file or a scene in a browser: cameras, pictures, depth, bits."),
+    "view": Command("lmvic_ns.cli.view:view", "Look at the photographs in a file, against the originals, in a browser."),
     "prepare": Command("lmvic_ns.workflows.prepare:prepare", "Give training scenes their depth, in folders of their own."),
     "train photos": Command("lmvic_ns.cli.training:train_photos", "Train the intra path on photographs."),
     "train scenes": Command("lmvic_ns.cli.training:train_scenes", "Train the cross-view path on chains of views."),
@@ -66,6 +67,10 @@ EXTRAS: Mapping[str, frozenset[str]] = {
 """Packages that each extra of this package brings (pyproject.toml)."""
 
 
+VERBOSE = "--verbose"
+"""Any command takes it: what the libraries warn of and note is shown too."""
+
+
 def match_command(args: Sequence[str], commands: Mapping[str, Command] = COMMANDS) -> tuple[str, list[str]] | None:
     """The command that `args` begins with, and the arguments left for it; None if there is no such command."""
     for words in (2, 1):
@@ -75,13 +80,19 @@ def match_command(args: Sequence[str], commands: Mapping[str, Command] = COMMAND
     return None
 
 
+_HINTS = (
+    "`lmvic COMMAND --help` shows a command's options.",
+    f"`lmvic COMMAND ... {VERBOSE}` also shows what the libraries warn of and note.",
+)
+
+
 def usage(commands: Mapping[str, Command] = COMMANDS, group: str = "") -> str:
     """The text of `lmvic --help`, or of `lmvic GROUP --help`."""
     listed = {name: command for name, command in commands.items() if not group or name.startswith(group + " ")}
     width = max((len(name) for name in listed), default=0)
     lines = [f"usage: lmvic {group + ' ' if group else ''}COMMAND [options]", "", "commands:"]
     lines += [f"  {name:<{width}}  {command.summary}" for name, command in listed.items()]
-    return "\n".join([*lines, "", "`lmvic COMMAND --help` shows a command's options.", ""])
+    return "\n".join([*lines, "", *_HINTS, ""])
 
 
 def missing_package(error: ImportError, program: str) -> Exception:
@@ -123,8 +134,10 @@ def run(args: Sequence[str], commands: Mapping[str, Command] = COMMANDS) -> int:
     if matched is None:
         return _complain(args, commands)
     name, rest = matched
+    verbose = VERBOSE in rest
     try:
-        status = _call(commands[name].load(), f"lmvic {name}", rest)
+        with libraries_quiet(not verbose):
+            status = _call(commands[name].load(), f"lmvic {name}", [word for word in rest if word != VERBOSE])
     except ImportError as error:
         raise missing_package(error, f"lmvic {name}") from error
     return status if isinstance(status, int) else 0

@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from lmvic_ns._util.libraries import libraries_are_quiet
 from lmvic_ns.cli.common import ReadingLimits
 from lmvic_ns.errors import LmvicError
+from lmvic_ns.report.terminal import size_text
+
+if TYPE_CHECKING:
+    from lmvic_ns.viewer.sources import PageSource
 
 _TRIES = 100  # ports after the wanted one
 
 
 @dataclass
 class ViewConfig(ReadingLimits):
-    """Show cameras, reference tree, pictures, depth and sizes of a file or of a scene folder in a browser."""
+    """Look at the photographs in a file, one by one, against their originals; cameras, sparse points and depth in 3D."""
 
     path: Annotated[Path, tyro.conf.Positional]
     """An .lmvic file, or a folder with transforms.json."""
+    scene: Path | None = None
+    """Of a file: folder of the dataset that it was made of. Each view is then shown against its original."""
+    static: Path | None = None
+    """Write one page (such as view.html) that opens without Python and without a network, and end."""
+    static_views: int = 24
+    """Of --static: how many views the page shows (the worst ones and others evenly); it stays below 15 MB."""
+    overwrite: bool = False
+    """Of --static: replace a page that lmvic wrote."""
     host: str = "127.0.0.1"
     """Address to listen on; the default is this machine alone, 0.0.0.0 is everybody who can reach it."""
     port: int = 8080
@@ -36,26 +51,75 @@ class ViewConfig(ReadingLimits):
     """cpu, cuda, or auto."""
     stereo: bool = False
     """Of a scene without depth files: find depth by plane sweep stereo first, as `lmvic encode` does."""
+    dark: bool = False
+    """A dark page (that of --static follows the browser by itself)."""
     thumbnails: bool = True
-    """Decode all views in the background, for the pictures in the cameras."""
+    """Decode all views in the background, for the pictures in the cameras and the list of the worst views."""
 
 
 def view(config: ViewConfig) -> int:
-    """Show cameras, reference tree, pictures, depth and sizes of a file or of a scene folder in a browser.
+    """Look at the photographs in a file or a scene, in a browser or (--static) as one page to send to somebody.
 
     Raises:
         LmvicError: there is nothing to show, or the address cannot be listened on.
     """
-    from lmvic_ns.viewer.page import ViewPage
     from lmvic_ns.viewer.sources import open_source
 
-    source = open_source(config.path, config.weights, config.device, config.max_pixels, config.stereo)
-    if source.trouble is not None:
+    if config.static is not None:
+        check_static(config)
+    source = open_source(config.path, config.weights, config.device, config.max_pixels, config.stereo, config.scene)
+    if source.trouble is not None and config.static is None:
         print(f"lmvic view: {source.trouble} (cameras, tree and sizes are shown)", flush=True)
     if source.note:
         print(f"lmvic view: {source.note}", flush=True)
-    with stop_signals() as stopped, viser_server(config.host, config.port) as server:
-        page = ViewPage(server, source, thumbnails=config.thumbnails)
+    return serve(config, source) if config.static is None else write_static(config, source)
+
+
+def check_static(config: ViewConfig) -> None:
+    """Refuse early what `--static` cannot write.
+
+    Raises:
+        LmvicError: what is in the way.
+    """
+    from lmvic_ns.viewer.static import check_page
+
+    assert config.static is not None
+    if config.static_views < 1:
+        raise LmvicError(f"--static-views must be at least 1, not {config.static_views}")
+    inputs = (config.path,) if config.scene is None else (config.path, config.scene)
+    check_page(config.static, config.overwrite, inputs)
+
+
+def write_static(config: ViewConfig, source: PageSource) -> int:
+    """Write the page of `--static`."""
+    from lmvic_ns.viewer.static import write_page
+
+    assert config.static is not None
+    try:
+        written = write_page(config.static, source, config.static_views)
+    finally:
+        source.close()
+    size = size_text(config.static.stat().st_size)
+    for problem in written.problems:
+        print(f"lmvic view: left out: {problem}", file=sys.stderr)
+    print(f"{config.static}: {written.views} of {len(source.names)} views, {size}; open it in any browser", flush=True)
+    return 1 if written.problems else 0
+
+
+def serve(config: ViewConfig, source: PageSource) -> int:
+    """Show the page until Ctrl-C."""
+    from lmvic_ns.viewer.client import own_client
+    from lmvic_ns.viewer.page import ViewPage
+
+    with stop_signals() as stopped, own_client() as roots, viser_server(config.host, config.port) as server:
+        root = roots[0] if roots else None
+        page = ViewPage(server, source, thumbnails=config.thumbnails, root=root, dark=config.dark)
+        if not roots:
+            print(
+                "lmvic view: this version of viser hands out its own page, which asks a tag manager (googletagmanager.com) "
+                "at every visit; block it in your browser if you mind",
+                flush=True,
+            )
         print(f"lmvic view: http://{config.host}:{server.get_port()} (Ctrl-C ends it)", flush=True)
         try:
             # a wait without a limit would not let Python handle signals on every platform
@@ -103,7 +167,9 @@ def viser_server(host: str, port: int) -> Iterator[Any]:
     import viser
 
     logging.getLogger("asyncio").addFilter(not_of_closed_connections)  # adding it again changes nothing
-    server = viser.ViserServer(host=host, port=free_port(host, port), label="lmvic view", verbose=False)
+    # viser prints a frame round its address; ours follows
+    with redirect_stdout(io.StringIO()) if libraries_are_quiet() else nullcontext():
+        server = viser.ViserServer(host=host, port=free_port(host, port), label="lmvic view", verbose=False)
     try:
         yield server
     finally:

@@ -219,6 +219,22 @@ class LmvicFile(Sequence[FileView]):
                 self._depth[number] = bool(self._reader.unit(number).depth)
             return self._depth[number]
 
+    def load_weights(self) -> None:
+        """Load the networks now; else the first view that is decoded does it.
+
+        Raises:
+            WeightsError: they are not installed, or are others than the file's.
+        """
+        with self._lock:
+            self._check_open()
+            self._loaded_codec()
+
+    def _loaded_codec(self) -> MultiViewCodec:
+        if self._codec is None:
+            self._codec = codec_of_file(self._reader, self._weights, self._device)
+            self._file_cameras = file_cameras(self._header)
+        return self._codec
+
     def state(self, view: int) -> ReferenceState:
         """A decoded view as later ones refer to it (the image in 0..1, inverse depth normalised and at a quarter of the size).
 
@@ -231,9 +247,7 @@ class LmvicFile(Sequence[FileView]):
             if view in self._states:
                 self._states.move_to_end(view)
                 return self._states[view]
-            if self._codec is None:
-                self._codec = codec_of_file(self._reader, self._weights, self._device)
-                self._file_cameras = file_cameras(self._header)
+            codec = self._loaded_codec()
             state = None
             for number in (*self._reader.ancestors(view), view):
                 if number in self._states:
@@ -242,7 +256,7 @@ class LmvicFile(Sequence[FileView]):
                     continue
                 unit = self._reader.unit(number)
                 self._depth[number] = bool(unit.depth)
-                state = self._codec.decode_unit(self._header, self._file_cameras, number, unit.depth, unit.image, state)
+                state = codec.decode_unit(self._header, self._file_cameras, number, unit.depth, unit.image, state)
                 self._states[number] = state
             self._drop_oldest()
             assert state is not None

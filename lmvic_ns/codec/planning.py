@@ -134,11 +134,6 @@ def scene_cameras(header: FileHeader) -> Cameras:
     return _cameras(header, torch.from_numpy(header.world_to_camera()))
 
 
-def scene_camera(header: FileHeader, view: int) -> Cameras:
-    """The camera of one view in scene units; `scene_cameras` gives many at once."""
-    return scene_cameras(header)[view]
-
-
 def _cameras(header: FileHeader, world_to_camera: Tensor) -> Cameras:
     return Cameras(
         torch.from_numpy(header.intrinsics()),

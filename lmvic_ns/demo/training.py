@@ -16,6 +16,7 @@ from torchvision.utils import save_image
 
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.splat.captures import captured_scene
+from lmvic_ns.splat.console import nerfstudio_quiet
 from lmvic_ns.splat.schedule import rescheduled
 
 
@@ -29,6 +30,7 @@ class TrainedSplat:
     """Mean over the eval views, dB."""
 
 
+@nerfstudio_quiet()
 def train(scene: Path, output: Path, steps: int, say: Callable[[str], None] = print) -> TrainedSplat:
     """`ns-train lmvic-splat` on a data set, without viewer; the schedule is shortened to `steps`.
 

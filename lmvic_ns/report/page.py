@@ -34,14 +34,8 @@ def report_page(encoded: EncodedFile, collected: Collector, data: dict[str, Any]
         data: of report.json.
     """
     title, script = _text(data["file"]), _part("script.js")
-    # nothing is loaded, and no script runs but this one, whatever a name says
-    known = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{known}'"
     parts = [
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="generator" content="{MARK}">',
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-        f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>{title}</title>',
-        f"<style>{_part('style.css')}</style>",
+        page_head(MARK, data["file"], script, page_style()),
         f"<h1>{title}</h1>",
         f'<p class="lead">{lead(data)}</p>',
         _facts(data),
@@ -58,6 +52,30 @@ def report_page(encoded: EncodedFile, collected: Collector, data: dict[str, Any]
     parts += ["<details><summary>Inside the codec: references, disparity, masks</summary>", *_internals(encoded, collected)]
     parts += ["</details>", f"<script>{script}</script></html>"]
     return "\n".join(parts)
+
+
+def page_head(mark: str, title: str, script: str, style: str) -> str:
+    """The beginning of a page that loads nothing and runs no script but one, whatever a name in it says.
+
+    Args:
+        mark: names the program that wrote it.
+        title: of the page, any text.
+        script: exactly what will stand between the page's script tags.
+        style: its style sheet.
+    """
+    known = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{known}'"
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="generator" content="{mark}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>{_text(title)}</title>\n'
+        f"<style>{style}</style>"
+    )
+
+
+def page_style() -> str:
+    """The style sheet that pages share: light and dark, narrow and in print."""
+    return _part("style.css")
 
 
 def lead(data: dict[str, Any]) -> str:

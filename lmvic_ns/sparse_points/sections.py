@@ -97,6 +97,13 @@ class FilePoints:
         self._colours[which] = colours_at(view.image, pixels[which])
         self._coloured[which] = True
 
+    def so_far(self) -> SparsePoints | None:
+        """All points at any time, grey where no view has coloured them yet; None if there are none."""
+        if self._compact is None:
+            return self._exact
+        colours = np.where(self._coloured[:, None], self._colours, np.uint8(150))
+        return SparsePoints(self._compact.positions, colours) if len(colours) else None
+
     def finish(self) -> SparsePoints | None:
         """The points that a view shows; None if there are none. Exact ones all, with their own colours."""
         if self._compact is None:

@@ -28,6 +28,7 @@ from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.scene.names import view_names
 from lmvic_ns.scene.points import SparsePoints
+from lmvic_ns.splat.console import nerfstudio_quiet
 from lmvic_ns.splat.source_views import SPLITS, SourceViews, WorldTransform, fitted_transform, nearest_rotation, source_views
 
 PERSPECTIVE_MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
@@ -100,6 +101,7 @@ def scene_of_captures(
     return MultiViewScene(names, cameras, image, inverse_depth, sparse_points=source.points_file, cloud=source.cloud)
 
 
+@nerfstudio_quiet()
 def list_captures(pipeline: Pipeline) -> list[Capture]:
     """Every photograph once, in the order of the file names; builds the data manager's caches if need be.
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmvic_ns._util.endings import make_folder
 from lmvic_ns._util.output import writing
 from lmvic_ns.errors import SceneError
 from lmvic_ns.report.terminal import progress, say
@@ -85,7 +86,7 @@ def cached_depth(scene: MultiViewScene, folder: Path) -> Iterator[MultiViewScene
         LmvicError: the disk does not take them.
     """
     with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     with tempfile.TemporaryDirectory(prefix=".depth-", dir=folder) as place:
         with progress("median depth", len(scene)) as step:
             for index, name in enumerate(scene.names):

@@ -56,13 +56,6 @@ def distances_to(camera: Cameras, captures: list[Capture], scale: float) -> Floa
     return pose_distance(torch.cat(poses), translation_scale=scale)[0, 1:]
 
 
-def median_distance(view: PictureWithDepth) -> float:
-    """The median depth of what a view shows; the unit of length for (8)."""
-    assert view.inverse_depth is not None
-    known = view.inverse_depth[view.inverse_depth > 0]
-    return float(1.0 / known.median()) if known.numel() else 1.0
-
-
 def viewer_outputs(view: PictureWithDepth, pair: Correspondence) -> dict[str, Tensor]:
     """The additional outputs, [h, w, 3] pictures and one [h, w, 1] mask, on the CPU."""
     mask = pair.mask.cpu().numpy()

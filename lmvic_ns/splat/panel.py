@@ -17,12 +17,12 @@ from lmvic_ns.drawing.images import PanelImage, beside
 from lmvic_ns.drawing.markdown import literal
 from lmvic_ns.drawing.pair import Correspondence, PictureWithDepth, as_picture, correspond
 from lmvic_ns.errors import LmvicError
+from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.scene.names import view_names
 from lmvic_ns.splat.captures import Capture, data_folder, evaluating, list_captures
 from lmvic_ns.splat.live import (
     captured_view,
     distances_to,
-    median_distance,
     pinhole,
     rendered_view,
     viewer_outputs,
@@ -34,10 +34,11 @@ _WIDEST = 320  # pixels of the captures that are rendered here: the panel shows 
 _STALE_STEPS = 25  # a reference's depth may be this many training steps old
 _SHARE = 0.05  # of the training time that refreshing may take, with a client
 
-GUIDE = """\
-**Does one photograph predict another?** Good: the warped reference looks like the target, few pink stripes, \
-black or dark red error. Bad: torn edges, yellow and white error. The *Output type* menu has the same for your own camera.
-"""
+TITLE = "Photograph predicts photograph"
+HELP = (
+    "Good: the warped reference looks like the target, few pink stripes, black or dark red error. Bad: torn edges, yellow "
+    "and white error. The menu Output type has the same for your own camera."
+)
 
 
 class CorrespondencePanel(ViewerElement, ViewerControl):
@@ -48,29 +49,33 @@ class CorrespondencePanel(ViewerElement, ViewerControl):
     """
 
     def __init__(self) -> None:
-        ViewerElement.__init__(self, "Correspondence", cb_hook=lambda element: element.refresh())
+        ViewerElement.__init__(self, TITLE, cb_hook=lambda element: element.refresh())
         self.updates = 0
         self._pipeline: Any = None
         self._captures: list[Capture] = []
         self._names: list[str] = []
         self._cached: tuple[tuple[int, int, int], PictureWithDepth] | None = None
         self._next_refresh = 0.0
+        self._hidden: Any = None
 
     # --- nerfstudio's side ----------------------------------------------------------------------------------------
 
     def _create_gui_handle(self, viser_server: Any) -> None:
         gui = viser_server.gui
-        gui.add_markdown(GUIDE)
-        self._reference = gui.add_dropdown(
-            "Reference", (NEAREST,), hint="Photograph that predicts. nearest: by distance (8) to the target, or to your camera"
-        )
-        self._target = gui.add_dropdown(
-            "Target", (NEAREST,), hint="Photograph that is predicted. nearest: by distance (8) to your camera"
-        )
-        self._go = gui.add_button("Look from the target", hint="Moves your camera to where the target was taken")
-        self._go.on_click(lambda _: self.look_from_target())
-        self._facts = gui.add_markdown("")
-        self._pictures = {name: PanelImage(gui, "") for name in ("target", "warped", "error", "disparity", "mask")}
+        with gui.add_folder(TITLE):
+            self._target = gui.add_dropdown(
+                "Target", (NEAREST,), hint="The photograph that is predicted. nearest: the one nearest to your camera"
+            )
+            self._reference = gui.add_dropdown(
+                "Reference",
+                (NEAREST,),
+                hint="The photograph that predicts, here and in Output type. nearest: the one nearest to the target, never "
+                "the target itself",
+            )
+            self._go = gui.add_button("Look from the target", hint=f"Moves your camera to where it was taken. {HELP}")
+            self._go.on_click(lambda _: self.look_from_target())
+            self._facts = gui.add_markdown("")
+            self._pictures = {name: PanelImage(gui, "") for name in ("target", "warped", "error", "disparity", "mask")}
         self.gui_handle = self._reference
 
     def install(self, viser_server: Any) -> None:
@@ -108,17 +113,23 @@ class CorrespondencePanel(ViewerElement, ViewerControl):
         if self._pipeline is None or not _in_viewer_thread() or outputs.get("median_depth") is None:
             return outputs
         view = rendered_view(camera, outputs)
-        index = self._chosen(self._reference.value, view, exclude=None)
-        reference = self._captured(model, index)
+        reference = self._captured(model, self._reference_index(self._target_index(view.camera)))
         pair = correspond(view, reference)
         return outputs if pair is None else {**outputs, **viewer_outputs(view, pair)}
 
-    def _chosen(self, value: str, view: PictureWithDepth, exclude: int | None) -> int:
-        if value != NEAREST and value in self._names:
-            return self._names.index(value)
-        distances = distances_to(view.camera, self._captures, median_distance(view))
-        if exclude is not None and len(self._captures) > 1:
-            distances[exclude] = math.inf
+    def _target_index(self, camera: Cameras | None) -> int:
+        """The chosen target, or the photograph nearest to a camera (the first one where nobody looks yet)."""
+        if self._target.value in self._names:
+            return self._names.index(self._target.value)
+        return 0 if camera is None else int(distances_to(camera, self._captures, self._spread()).argmin())
+
+    def _reference_index(self, target: int) -> int:
+        """The chosen reference, or the photograph nearest to the target, which is never the target itself."""
+        if self._reference.value in self._names:
+            return self._names.index(self._reference.value)
+        distances = distances_to(pinhole(self._captures[target].camera), self._captures, self._spread())
+        if len(self._captures) > 1:
+            distances[target] = math.inf
         return int(distances.argmin())
 
     def _captured(self, model: Any, index: int) -> PictureWithDepth:
@@ -147,14 +158,13 @@ class CorrespondencePanel(ViewerElement, ViewerControl):
         self._renew_captures()
         model = self._pipeline.model
         with evaluating(self._pipeline), torch.no_grad():
-            target_index = self._target_index()
+            target_index = self._target_index(self._own_camera())
             target = captured_view(model, self._captures[target_index], _WIDEST)
-            index = self._chosen(self._reference.value, target, exclude=target_index)
+            index = self._reference_index(target_index)
             reference = captured_view(model, self._captures[index], _WIDEST)
             pair = correspond(target, reference)
-            distance = float(distances_to(target.camera, [self._captures[index]], median_distance(target))[0])
         if pair is not None:
-            self._show(target, pair, self._names[target_index], self._names[index], distance)
+            self._show(target, pair, self._names[target_index], self._names[index])
         self.updates += 1
         ended = time.monotonic()
         self._next_refresh = ended + (ended - started) / _SHARE
@@ -165,7 +175,9 @@ class CorrespondencePanel(ViewerElement, ViewerControl):
             return
         import viser.transforms as tf
 
-        camera = self._captures[self._target_index()].camera
+        capture = self._captures[self._target_index(self._own_camera())]
+        camera = capture.camera
+        self._hide_frustum(capture)
         pose = camera.camera_to_worlds[0].double().cpu().numpy()
         for client in self.viser_server.get_clients().values():
             with client.atomic():
@@ -174,14 +186,20 @@ class CorrespondencePanel(ViewerElement, ViewerControl):
                 client.camera.position = pose[:, 3] * VISER_NERFSTUDIO_SCALE_RATIO
                 client.camera.fov = 2 * math.atan(0.5 * float(camera.height) / float(camera.fy))
 
-    def _target_index(self) -> int:
-        if self._target.value in self._names:
-            return self._names.index(self._target.value)
+    def _hide_frustum(self, capture: Capture) -> None:
+        """Take the photograph's own frustum out of the picture that is seen from it, and put back the one before."""
+        if self._hidden is not None:
+            self._hidden.visible, self._hidden = True, None
+        paths = self._pipeline.datamanager.train_dataset.image_filenames
+        handles = getattr(self.viewer, "camera_handles", {})
+        handle = handles.get(paths.index(capture.path)) if capture.path in paths else None
+        if handle is not None and handle.visible:
+            handle.visible, self._hidden = False, handle
+
+    def _own_camera(self) -> Cameras | None:
+        """Of whoever looks; None where nobody does."""
         camera = self.get_camera(60, 80)
-        if camera is None:  # nobody looks yet
-            return 0
-        distances = distances_to(pinhole(camera), self._captures, self._spread())
-        return int(distances.argmin())
+        return None if camera is None else pinhole(camera)
 
     def _spread(self) -> float:
         """The cameras' spread: the unit of length where nothing was rendered yet."""
@@ -194,9 +212,9 @@ class CorrespondencePanel(ViewerElement, ViewerControl):
         if optimizer is not None and optimizer.config.mode != "off":
             self._captures = list_captures(self._pipeline)
 
-    def _show(self, target: PictureWithDepth, pair: Correspondence, name: str, reference: str, distance: float) -> None:
+    def _show(self, target: PictureWithDepth, pair: Correspondence, name: str, reference: str) -> None:
         name, reference = literal(name), literal(reference)
-        self._facts.content = f"**{name}** from **{reference}**, distance (8) **{distance:.3f}**\n\n{pair.describe()}"
+        self._facts.content = f"**{name}** from **{reference}**\n\n{pair.describe()}"
         mask, photograph, warped = pair.mask.cpu().numpy(), as_picture(target.image), as_picture(pair.warped)
         show: dict[str, tuple[colours.Picture, str]] = {
             "target": (photograph, f"**Target** {name}"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lmvic_ns.errors import LmvicError, SceneError
+from lmvic_ns.splat.console import nerfstudio_quiet
 
 if TYPE_CHECKING:
     from nerfstudio.pipelines.base_pipeline import Pipeline
@@ -55,7 +56,7 @@ def load_trained(load_config: Path, downscale: int = 1) -> TrainedScene:
         raise SceneError(f"{load_config}: not found; give the config.yml that `ns-train lmvic-splat` wrote")
     from nerfstudio.utils.eval_utils import eval_setup
 
-    with loading(load_config):
+    with loading(load_config), nerfstudio_quiet():
         _check_yaml(load_config)
         config, pipeline, checkpoint, _ = eval_setup(
             load_config, test_mode="test", update_config_callback=_checked_config(load_config, downscale)

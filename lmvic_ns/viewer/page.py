@@ -1,10 +1,10 @@
-"""The page of `lmvic view`: cameras, reference tree, and one view after another with what it cost."""
+"""The page of `lmvic view`: one photograph after another, against its original where there is one; cameras in 3D."""
 
 from __future__ import annotations
 
-import math
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,24 +13,24 @@ import torch
 from lmvic_ns.drawing import colours
 from lmvic_ns.drawing.images import PanelImage, beside, fit
 from lmvic_ns.drawing.markdown import literal
-from lmvic_ns.drawing.pair import Correspondence, PictureWithDepth, as_picture, correspond, depth_points
+from lmvic_ns.drawing.pair import PictureWithDepth, as_picture, correspond
 from lmvic_ns.errors import LmvicError
-from lmvic_ns.geometry.cameras import invert_rigid
 from lmvic_ns.report.terminal import size_text
-from lmvic_ns.viewer.layout import Layout, frustum_scale, quaternion, tree_colours
+from lmvic_ns.viewer.compare import PictureShelf, Shown, busy_mdx, picture_mdx
 from lmvic_ns.viewer.plots import bits_chart, distance_chart
 from lmvic_ns.viewer.sources import PageSource
+from lmvic_ns.viewer.space import Space
 
-_SELECTED = (230, 0, 126)
 _THUMBNAIL = 96  # pixels across
-_SETTLE = 0.15  # seconds without another wish, before a view is decoded: sliders and typed numbers pass many on their way
-
-GUIDE = """\
-Click a camera, or walk the coding order with the slider (0 is coded first).
-
-**Good match:** the *prediction* looks like the view, black or dark red error. \
-**Bad match:** torn edges, yellow and white error, many pink stripes.
-"""
+_SETTLE = 0.15  # seconds without another wish, before a view is decoded: sliders pass many on their way
+_EXACT = 99.0
+_REFRESH = 16  # decoded views after which the points' colours and the list of the worst are renewed
+_CODING_HELP = (
+    "Black or dark red error: the reference predicts the view well. Torn edges, yellow and white error, many pink stripes: "
+    "it does not, and the view costs more bits."
+)
+STEPS = ("Previous", "Next")
+WORST = "Next worst"
 
 
 class ViewPage:
@@ -39,36 +39,45 @@ class ViewPage:
     Args:
         server: a `viser.ViserServer`, freshly started.
         source: what to show.
-        thumbnails: decode every view once, in the background, for the pictures in the frustums.
+        thumbnails: decode every view once, in the background, for the pictures in the cameras.
+        root: folder that the server hands out (`client.own_client`), None where it is viser's own.
+        dark: light words on a dark page.
 
     Attributes:
         shown: number of the view on show.
         updates: how often a view was put on show completely.
     """
 
-    def __init__(self, server: Any, source: PageSource, *, thumbnails: bool = True) -> None:
+    def __init__(
+        self, server: Any, source: PageSource, *, thumbnails: bool = True, root: Path | None = None, dark: bool = False
+    ) -> None:
         self.server, self.source = server, source
-        self.layout = Layout.around(source.cameras)
-        # the first view that has a reference, if there is one: it has more to show than a root
-        self.shown = next((view for view in source.tree.order if source.tree.parent[view] >= 0), source.tree.order[0])
+        self.shown = 0
         self.updates = 0
-        self._wanted = self.shown
-        self._showing = threading.Lock()
-        self._closing = threading.Event()
-        self._thumbnails: dict[int, np.ndarray] = {}
-        self._palette = tree_colours(source.tree.depth)
+        self._wanted = 0
+        self._by_worst = False  # the last step was one down the list of the worst
+        self._showing, self._preparing = threading.Lock(), threading.Lock()
+        self._closing, self._work = threading.Event(), threading.Event()
+        self._shelf = PictureShelf(root)
+        self._ready: dict[int, Shown] = {}
+        self._spent, self._problem = 0.0, source.trouble
+        self._failed: set[int] = set()
+        self._thumbnails_wanted = thumbnails
         server.gui.configure_theme(
-            control_layout="collapsible", control_width="large", show_logo=False, show_share_button=False
+            control_layout="collapsible",
+            control_width="large",
+            show_logo=False,
+            dark_mode=dark,
+            # our style sheet hides the button; without it, viser 0.2.7 breaks in narrow windows where it is taken away
+            show_share_button=root is not None,
         )
-        server.scene.set_up_direction(tuple(self.layout.up.tolist()))
+        self.space = Space(server, source, self.shown, self.go)
         self._add_panel()
-        for view in range(len(source.names)):
-            self._add_frustum(view)
-        self._add_edges()
-        server.on_client_connect(self._welcome)
-        self.show(self.shown)
-        self._worker = threading.Thread(target=self._add_thumbnails, name="thumbnails", daemon=True)
-        if thumbnails and source.trouble is None:
+        self._draw_sparse()
+        self._worker = threading.Thread(target=self._work_ahead, name="work ahead", daemon=True)
+        # the page is there at once, and says that the first view is being decoded
+        threading.Thread(target=self.show, args=(self.shown,), name="first view", daemon=True).start()
+        if source.trouble is None:
             self._worker.start()
 
     # --- the panel ------------------------------------------------------------------------------------------------
@@ -76,194 +85,249 @@ class ViewPage:
     def _add_panel(self) -> None:
         gui, source = self.server.gui, self.source
         gui.add_markdown(self._headline())
-        if source.trouble is not None:
-            gui.add_markdown(f"⚠️ {literal(source.trouble)}")
-        last = len(source.names) - 1
-        # viser's sliders need a range; one view alone has none
-        self.slider = gui.add_slider(
-            "Coding order", 0, max(1, last), 1, source.tree.order.index(self.shown), disabled=last == 0
-        )
-        self.slider.on_update(lambda _: self.show(source.tree.order[min(int(self.slider.value), last)]))
+        for words in filter(None, (source.trouble, source.note)):
+            gui.add_markdown(f"⚠️ {literal(words)}")
+        self._picture = gui.add_markdown("", image_root=Path())
         self._facts = gui.add_markdown("")
-        self._pictures = {name: PanelImage(gui, "") for name in ("image", "prediction", "error", "disparity", "depth")}
-        self._chart = gui.add_plotly(self._figure(), aspect=1.0)
-        with gui.add_folder("What is drawn", expand_by_default=False):
-            self._show_tree = gui.add_checkbox("Reference tree", True)
-            self._show_points = gui.add_checkbox("Depth of this view as points", True)
-            self._show_others = gui.add_checkbox("Other cameras", True)
-        self._show_tree.on_update(lambda _: self._set_edges_visible())
-        self._show_points.on_update(lambda _: self._set_points_visible())
-        self._show_others.on_update(lambda _: self._set_frustums_visible())
+        names = source.names
+        self._find = gui.add_dropdown(
+            "Find a view", tuple(names), names[self.shown], hint="Type a part of the name, or choose from the list (key: /)"
+        )
+        self._find.on_update(lambda _: self.go(names.index(self._find.value)))
+        # viser's sliders need a range; one view alone has none
+        self.slider = gui.add_slider("View", 1, max(2, len(names)), 1, self.shown + 1, disabled=len(names) == 1)
+        self.slider.on_update(lambda _: self.go(min(int(self.slider.value), len(names)) - 1))
+        steps = (*STEPS, WORST) if source.originals is not None else STEPS
+        hint = "Keys: N next, P previous" + (", X the next worst: lowest PSNR first" if source.originals is not None else "")
+        self._steps = gui.add_button_group("Go to", steps, hint=hint)
+        self._steps.on_click(lambda _: self._stepped())
+        self._progress = gui.add_markdown("", visible=False)
+        with gui.add_folder("Cameras in 3D", expand_by_default=True):
+            self._add_drawing_options()
+        self._details = gui.add_checkbox(
+            "How it was coded", False, hint="Reference, prediction, disparity, depth, and the bits of all views"
+        )
+        self._details.on_update(lambda _: self._refresh_details())
+        # no folder: viser 0.2.7 does not show one that was hidden at first
+        self._words = gui.add_markdown("", visible=False)
+        self._pictures = {name: PanelImage(gui, "") for name in ("prediction", "error", "disparity", "depth")}
+        self._chart = gui.add_plotly(self._figure(), aspect=1.0, visible=False)
+
+    def _add_drawing_options(self) -> None:
+        gui, source = self.server.gui, self.source
+        self._show_points = gui.add_checkbox("Sparse points", True)
+        self._show_depth = gui.add_checkbox(
+            "Depth of this view", False, disabled=not source.has_depth, hint="The decoded depth as points, one for each 4 x 4"
+        )
+        self._show_others = gui.add_checkbox("Other cameras", True)
+        roots = len(source.tree.roots)
+        self._show_tree = gui.add_checkbox(
+            "Reference tree",
+            False,
+            hint=f"Lines join each view to the one that predicts it. Blue: coded alone ({roots}); red: {source.tree.max_depth} "
+            "references deep",
+        )
+        self._empty = gui.add_markdown("", visible=False)
+        self._show_points.on_update(lambda _: self.space.show_sparse(self._show_points.value))
+        self._show_depth.on_update(lambda _: self._draw_depth())
+        self._show_others.on_update(lambda _: self._draw_others())
+        self._show_tree.on_update(lambda _: self.space.draw_tree(self._show_tree.value))
 
     def _headline(self) -> str:
         source = self.source
-        coded = [size for size in source.sizes if size is not None]
-        pixels = int((source.cameras.height * source.cameras.width).sum())
-        roots = len(source.tree.roots)
-        text = f"### {literal(source.title)}\n{len(source.names)} views, "
-        if coded:
-            text += f"{size_text(source.file_bytes)}, {8 * source.file_bytes / pixels:.4f} bits a pixel"
-            if source.points_bytes:
-                text += f" ({8 * (source.file_bytes - source.points_bytes) / pixels:.4f} without the points)"
-            text += ". "
-        elif source.note:
-            text += f"not coded yet; ⚠️ {literal(source.note)}. "
-        else:
-            text += "not coded yet; the tree is the one that `lmvic encode` takes by default. "
-        deepest = source.tree.max_depth
-        text += (
-            f"\n\nLines join each view to its reference, coloured from blue ({roots} view{'s' if roots > 1 else ''} "
-            f"coded alone) to red (depth {deepest} in the tree).\n\n{GUIDE}"
-        )
+        text = f"### {literal(source.title)}\n{_count(len(source.names), 'view')}, "
+        if not source.coded:
+            return text + "not coded yet"
+        text += f"{size_text(source.file_bytes)}, {source.bits_per_pixel:.3f} bits a pixel"
+        if source.points_bytes:
+            without = source.bits_per_pixel * (1 - source.points_bytes / source.file_bytes)
+            text += f" ({without:.3f} without the sparse points)"
+        if source.originals is None:
+            text += "\n\nThe originals are not here: `--scene FOLDER` compares with them"
         return text
 
     def _figure(self) -> Any:
-        source = self.source
-        if any(size is not None for size in source.sizes):
-            return bits_chart(source.tree.order, source.sizes, source.names, self.shown)
-        return distance_chart(source.tree.order, source.distances, source.names, self.shown)
+        source, order = self.source, range(len(self.source.names))
+        if source.coded:
+            bits = [(_bits(source, view, "image"), _bits(source, view, "depth")) for view in order]
+            return bits_chart(bits, source.names, self.shown)
+        return distance_chart([source.distances[view] for view in order], source.names, self.shown)
 
     # --- the scene ------------------------------------------------------------------------------------------------
 
-    def _add_frustum(self, view: int) -> None:
-        camera = self.source.cameras[view]
-        height, width = camera.size
-        pose = invert_rigid(camera.world_to_camera)[0]
-        selected = view == self.shown
-        slope = height / 2 / float(camera.intrinsics[0, 1, 1])
-        handle = self.server.scene.add_camera_frustum(
-            f"/cameras/{view}",
-            fov=2 * math.atan(slope),
-            aspect=width / height,
-            scale=frustum_scale(self.layout.frustum * (1.35 if selected else 1.0), slope, width / height),
-            color=_SELECTED if selected else tuple(int(c) for c in self._palette[view]),
-            image=self._thumbnails.get(view),
-            wxyz=quaternion(pose[:3, :3]),
-            position=self.layout.place(pose[None, :3, 3])[0],
-            visible=selected or self._show_others.value,
-        )
-        handle.on_click(lambda _: self.choose(view))
+    def _draw_sparse(self) -> None:
+        try:
+            positions, shades = self.source.points()
+        except LmvicError as error:
+            positions, shades = np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8)
+            self._empty.content = f"⚠️ {literal(str(error))}"
+        self.space.draw_sparse(positions, shades, self._show_points.value)
+        lacking = [what for what, there in (("sparse points", len(positions)), ("depth", self.source.has_depth)) if not there]
+        self._show_points.disabled = not len(positions)
+        if lacking:
+            kind = "file" if self.source.coded else "scene"
+            self._empty.content = self._empty.content or f"This {kind} has no {' and no '.join(lacking)}."
+        self._empty.visible = bool(self._empty.content)
 
-    def _set_frustums_visible(self) -> None:
-        for view in range(len(self.source.names)):
-            self._add_frustum(view)
+    def _draw_others(self) -> None:
+        self.space.with_others = self._show_others.value
+        self.space.draw_cameras()
 
-    def _add_edges(self) -> None:
-        centres = self.layout.place(self.source.cameras.centers)
-        self._edges = []
-        for view, parent in enumerate(self.source.tree.parent):
-            if parent < 0:
-                continue
-            ends = tuple(tuple(float(x) for x in centres[end]) for end in (parent, view))
-            colour = tuple(int(c) for c in self._palette[view])
-            name = f"/tree/{view}"
-            self._edges.append(self.server.scene.add_spline_catmull_rom(name, ends, line_width=3.0, color=colour, segments=1))
+    def _draw_depth(self) -> None:
+        wanted = self._show_depth.value and self.source.trouble is None
+        try:
+            self.space.draw_depth(self.source.load(self.shown)[0] if wanted else None)
+        except LmvicError:  # said beside the picture
+            self.space.draw_depth(None)
 
-    def _set_edges_visible(self) -> None:
-        for edge in self._edges:
-            edge.visible = self._show_tree.value
+    # --- going from view to view ----------------------------------------------------------------------------------
 
-    def _set_points_visible(self) -> None:
-        if self._points is not None:
-            self._points.visible = self._show_points.value
-
-    _points: Any = None
-
-    def _welcome(self, client: Any) -> None:
-        eye, target = self.layout.overview()
-        with client.atomic():
-            client.camera.position = eye
-            client.camera.look_at = target
-
-    def _add_thumbnails(self) -> None:
-        for view, picture in self.source.stream():
-            if self._closing.is_set():
-                return
-            self._thumbnails[view] = fit(as_picture(picture.image), _THUMBNAIL)
-            self._add_frustum(view)
-
-    # --- one view -------------------------------------------------------------------------------------------------
-
-    def choose(self, view: int) -> None:
-        """As a click on a frustum does: move the slider there, which puts the view on show."""
-        place = self.source.tree.order.index(view)
-        if int(self.slider.value) == place:
+    def go(self, view: int) -> None:
+        """Put a view on show, unless it is; what a click on a camera, the slider and the list do."""
+        if view != self._wanted:
+            self._by_worst = False
             self.show(view)
-        else:
-            self.slider.value = place
+
+    def _stepped(self) -> None:
+        where = str(self._steps.value)
+        if where:
+            self._steps.value = ""  # viser 0.2.7 passes a button of a group on only if it is another than the last one
+            self.step(where)
+
+    def step(self, where: str) -> None:
+        """Go to the previous or the next view, or down the list of the worst ones."""
+        count = len(self.source.names)
+        if where != WORST:
+            self.go((self._wanted + (1 if where == STEPS[1] else -1)) % count)
+            return
+        ranking = [] if self.source.originals is None else self.source.originals.worst()
+        if not ranking:
+            self._facts.content = "no view has been compared with its original yet"
+            return
+        place = ranking.index(self._wanted) + 1 if self._by_worst and self._wanted in ranking else 0
+        self._by_worst = True
+        self.show(ranking[place % len(ranking)])
 
     def show(self, view: int) -> None:
         """Decode a view and put it on show; when several are asked for at a time, only the last one stays."""
         self._wanted = view
-        self._closing.wait(_SETTLE)
+        if self.slider.value != view + 1:
+            self.slider.value = view + 1
+        if self._find.value != self.source.names[view]:
+            self._find.value = self.source.names[view]
+        if view not in self._ready and not self.source.kept(view) and self.source.trouble is None:
+            self._facts.content = busy_mdx(f"decoding {literal(self.source.names[view])} ...")
+            self._closing.wait(_SETTLE)
         with self._showing:
             if self._wanted != view or self._closing.is_set():
                 return
-            before, self.shown = self.shown, view
-            for changed in {before, view}:
-                self._add_frustum(changed)
-            self._chart.figure = self._figure()
-            parent = self.source.tree.parent[view]
-            picture = pair = None
-            problem, started, spent = self.source.trouble, time.monotonic(), 0.0
+            self.shown = view
+            problem, started = self.source.trouble, time.monotonic()
             if problem is None:
                 try:
-                    loaded = self.source.load(*([view] if parent < 0 else [view, parent]))
-                    spent = time.monotonic() - started
-                    picture, pair = loaded[0], correspond(loaded[0], loaded[1]) if parent >= 0 else None
+                    self._prepare(view)
                 except LmvicError as error:
                     problem = str(error)
-            self._facts.content = self._describe(view, parent, picture, pair, problem)
-            self._show_pictures(picture, pair, parent, spent)
-            self._add_points(picture)
+            shown = self._ready.get(view)
+            self._picture.content = "" if shown is None else picture_mdx(shown, self.source.names[view])
+            self._spent, self._problem = time.monotonic() - started, problem
+            self._facts.content = self._describe(view, shown)
+            self.space.choose(view)
+            if self._show_depth.value:
+                self._draw_depth()
+            self._fill_details()
             self.updates += 1
+            self._work.set()
 
-    def _describe(
-        self, view: int, parent: int, picture: PictureWithDepth | None, pair: Correspondence | None, problem: str | None
-    ) -> str:
-        source = self.source
+    def _prepare(self, view: int) -> None:
+        """Pictures of a view, ready to be shown; decodes it if need be."""
+        with self._preparing:
+            if view not in self._ready:
+                self._ready[view] = self._made_ready(view)
+
+    def _made_ready(self, view: int) -> Shown:
+        decoded = (self.source.load(view)[0].image * 255).round().to(torch.uint8)
+        address = self._shelf.add(f"{view}d", decoded.permute(1, 2, 0).numpy())
+        originals = self.source.originals
+        original = None if originals is None else originals.image(view)
+        if originals is None or original is None:
+            return Shown(address)
+        psnr = originals.compare(view, decoded, original)
+        return Shown(address, self._shelf.add(f"{view}o", original.permute(1, 2, 0).numpy()), psnr)
+
+    def _describe(self, view: int, shown: Shown | None) -> str:
+        source, spent, problem = self.source, self._spent, self._problem
         height, width = source.cameras[view].size
-        place = source.tree.order.index(view)
-        lines = [
-            f"#### {literal(source.names[view])}",
-            f"coded as number {place} of {len(source.names)}, {width} x {height} pixels",
-        ]
-        if parent < 0:
-            lines.append("coded **alone**: it refers to no other view")
-        else:
-            lines.append(
-                f"refers to **{literal(source.names[parent])}** (distance {source.distances[view]:.3f}), "
-                f"depth {source.tree.depth[view]} in the tree"
-            )
-        size = source.sizes[view]
-        if size is not None:
-            bits = 8 * size.total / (height * width)
-            lines.append(f"spent: image **{8 * size.image:,}** bits, depth **{8 * size.depth:,}** bits: {bits:.3f} a pixel")
-        if pair is not None:
-            lines.append(pair.describe())
-        elif picture is not None and parent >= 0:
-            lines.append("no depth, so nothing can be predicted from the reference")
+        facts = [f"{width} x {height} pixels"]
+        bits = source.bits(view)
+        facts += [] if bits is None else [f"**{bits:.3f}** bits a pixel"]
+        if shown is not None and shown.psnr is not None:
+            facts.append("exact" if shown.psnr >= _EXACT else f"**{shown.psnr:.2f} dB**")
+        facts += [f"decoded in {spent:.1f} s"] if spent > 0.3 and source.coded else []
+        lines = [f"**{literal(source.names[view])}**, view {view + 1} of {len(source.names)}", ", ".join(facts)]
+        originals = source.originals
+        if originals is not None and view in originals.psnr:
+            place, known = originals.worst().index(view), len(originals.psnr)
+            so_far = "" if known == len(source.names) else " compared so far"
+            rank = f"{_ordinal(place + 1)} worst" if place else "the worst"
+            rank = "the best" if place == known - 1 else rank
+            lines += [f"{rank} of {_count(known, 'view')}{so_far}"] if known > 1 else []
+        elif originals is not None and shown is not None:
+            lines.append("the scene has no original of this view")
         if problem is not None and problem != source.trouble:
             lines.append(f"⚠️ {literal(problem)}")
         return "\n\n".join(lines)
 
-    def _show_pictures(
-        self, picture: PictureWithDepth | None, pair: Correspondence | None, parent: int, seconds: float
-    ) -> None:
-        coded = any(size is not None for size in self.source.sizes)
-        when = f"decoded just now in {seconds:.1f} s" if seconds > 0.05 else "decoded before"
+    # --- how it was coded -----------------------------------------------------------------------------------------
+
+    def _refresh_details(self) -> None:
+        with self._showing:
+            self._fill_details()
+
+    def _fill_details(self) -> None:
+        """Only while they are looked at: they take longer than the picture itself."""
+        self._words.visible = self._chart.visible = self._details.value
+        if not self._details.value:
+            for element in self._pictures.values():
+                element.show(None)
+            return
+        view, source = self.shown, self.source
+        parent, place = source.tree.parent[view], source.tree.order.index(view) + 1
+        lines = [_CODING_HELP, f"{_ordinal(place)} view in the file's order"]
+        if parent < 0:
+            lines.append("coded **alone**: no other view predicts it")
+        else:
+            lines.append(
+                f"predicted from **{literal(source.names[parent])}**, {_count(source.tree.depth[view], 'reference')} deep"
+            )
+        if source.bits(view) is not None:
+            image, depth = _bits(source, view, "image"), _bits(source, view, "depth")
+            lines.append(f"picture {image:.3f}, depth {depth:.3f} bits a pixel")
         shots: dict[str, tuple[colours.Picture, str]] = {}
-        if picture is not None:
-            shots["image"] = as_picture(picture.image), f"**The view**, {when}" if coded else "**The view**"
-        if picture is not None and pair is not None:
-            mask = pair.mask.cpu().numpy()
-            warped = as_picture(pair.warped)
+        if source.trouble is None:
+            try:
+                shots = self._coding_pictures(view, parent, lines)
+            except LmvicError as error:
+                lines.append(f"⚠️ {literal(str(error))}")
+        self._words.content = "\n\n".join(lines)
+        for name, element in self._pictures.items():
+            element.show(*shots.get(name, (None, None)))
+        self._chart.figure = self._figure()
+
+    def _coding_pictures(self, view: int, parent: int, lines: list[str]) -> dict[str, tuple[colours.Picture, str]]:
+        loaded = self.source.load(*([view] if parent < 0 else [view, parent]))
+        picture: PictureWithDepth = loaded[0]
+        pair = correspond(picture, loaded[1]) if parent >= 0 else None
+        shots: dict[str, tuple[colours.Picture, str]] = {}
+        if pair is not None:
+            lines.append(pair.describe())
+            mask, warped = pair.mask.cpu().numpy(), as_picture(pair.warped)
             shots["prediction"] = (
                 colours.mask_overlay(warped, mask),
                 f"**Prediction** from {literal(self.source.names[parent])}; pink stripes: not seen there",
             )
             shots["error"] = (
-                colours.error_colours(np.abs(warped - shots["image"][0]).mean(-1), mask),
+                colours.error_colours(np.abs(warped - as_picture(picture.image)).mean(-1), mask),
                 "**Error of the prediction**: black is none, red is small, white is large",
             )
             shots["disparity"] = (
@@ -271,32 +335,90 @@ class ViewPage:
                 "**Disparity** to the reference: colour is the direction, see the wheel; white is none",
             )
             if mask.shape[0] > mask.shape[1]:  # two portraits fit beside each other
-                for left, right in (("image", "prediction"), ("error", "disparity")):
-                    shots[left] = beside(*shots[left], *shots.pop(right))
-        if picture is not None and picture.inverse_depth is not None:
+                shots["prediction"] = beside(*shots["prediction"], *shots.pop("error"))
+        elif parent >= 0:
+            lines.append("no depth, so nothing can be predicted from the reference")
+        if picture.inverse_depth is None:
+            lines.append("the file holds no depth of this view" if self.source.coded else "there is no depth of this view")
+        else:
             depth = colours.inverse_depth_colours(picture.inverse_depth.numpy())
             shots["depth"] = depth, "**Depth**: red is near, blue is far, grey unknown"
-        for name, element in self._pictures.items():
-            picture_shown, label = shots.get(name, (None, None))
-            element.show(picture_shown, label)
+        return shots
 
-    def _add_points(self, picture: PictureWithDepth | None) -> None:
-        if picture is None:
-            return
-        points, rgb = depth_points(picture)
-        if not len(points):
-            return
-        self._points = self.server.scene.add_point_cloud(
-            "/points",
-            self.layout.place(points),
-            (rgb.clamp(0, 1) * 255).round().to(torch.uint8).numpy(),
-            point_size=0.012,
-            visible=self._show_points.value,
-        )
+    # --- in the background ----------------------------------------------------------------------------------------
+
+    def _work_ahead(self) -> None:
+        """Get the neighbours of the shown view ready, then small pictures (and PSNR) of all others, one at a time."""
+        done = 0
+        while not self._closing.is_set():
+            self._work.clear()
+            view, neighbour = self._next_work()
+            if view is None:
+                self._renew()
+                self._work.wait()
+                continue
+            try:
+                picture = self.source.prepare(view)
+                if view not in self.space.thumbnails:
+                    self.space.add_thumbnail(view, fit(as_picture(picture.image), _THUMBNAIL))
+                if neighbour:
+                    self._prepare(view)
+                elif self.source.originals is not None and view not in self.source.originals.psnr:
+                    original = self.source.originals.image(view)
+                    if original is not None:
+                        self.source.originals.compare(view, (picture.image * 255).round().to(torch.uint8), original)
+            except LmvicError:  # said when the view is looked at
+                self._failed.add(view)
+            done += 1
+            if done % _REFRESH == 0:
+                self._renew()
+            self._say_progress()
+
+    def _next_work(self) -> tuple[int | None, bool]:
+        count = len(self.source.names)
+        around = [(self.shown + step) % count for step in (0, 1, -1)]
+        ranking = [] if self.source.originals is None else self.source.originals.worst()
+        if self._by_worst and self.shown in ranking:
+            around.append(ranking[(ranking.index(self.shown) + 1) % len(ranking)])
+        for view in around:
+            if view not in self._failed and (view not in self._ready or view not in self.space.thumbnails):
+                return view, True
+        if self._thumbnails_wanted:
+            # in the file's order each view finds the one that it refers to
+            left = (v for v in self.source.tree.order if v not in self.space.thumbnails and v not in self._failed)
+            return next(left, None), False
+        return None, False
+
+    def _renew(self) -> None:
+        """What changes as more views are decoded: colours of points, places among the worst."""
+        self._draw_sparse()
+        with self._showing:
+            if self._wanted == self.shown:
+                self._facts.content = self._describe(self.shown, self._ready.get(self.shown))
+
+    def _say_progress(self) -> None:
+        done, count = len(self.space.thumbnails) + len(self._failed), len(self.source.names)
+        self._progress.visible = self._thumbnails_wanted and done < count
+        self._progress.content = f"{'decoding' if self.source.coded else 'reading'} the other views: {done} of {count}"
 
     def close(self) -> None:
         """Stop decoding; the server is its owner's to stop."""
         self._closing.set()
+        self._work.set()
         if self._worker.is_alive():
             self._worker.join(timeout=10)
         self.source.close()
+
+
+def _bits(source: PageSource, view: int, part: str) -> float:
+    size = source.sizes[view]
+    return 0.0 if size is None else 8 * getattr(size, part) / source.pixels(view)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"

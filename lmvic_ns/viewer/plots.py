@@ -5,51 +5,49 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lmvic_ns.bitstream.reader import UnitSize
-
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 IMAGE, DEPTH = "#4c72b0", "#dd8452"
 
 
-def bits_chart(order: Sequence[int], sizes: Sequence[UnitSize | None], names: Sequence[str], shown: int) -> go.Figure:
-    """Bytes of every view in coding order, image and depth on top of each other; `shown` is marked."""
+def bits_chart(bits: Sequence[tuple[float, float]], names: Sequence[str], shown: int) -> go.Figure:
+    """Bits a pixel of every view, picture and depth on top of each other; `shown` is marked.
+
+    Args:
+        bits: of the picture and of the depth of each view, in bits a pixel.
+        names: of the views.
+        shown: the chosen view.
+    """
     import plotly.graph_objects as go
 
-    def kilobytes(part: str) -> list[float]:
-        return [getattr(size, part) / 1000 if (size := sizes[view]) is not None else 0.0 for view in order]
-
-    labels = [names[view] for view in order]
     bars = [
-        go.Bar(name=name, x=list(range(len(order))), y=kilobytes(part), marker_color=colour, customdata=labels,
-               hovertemplate="%{customdata}: %{y:.2f} kB")
-        for name, part, colour in (("image", "image", IMAGE), ("depth", "depth", DEPTH))
+        go.Bar(name=name, x=list(range(1, len(names) + 1)), y=[view[part] for view in bits], marker_color=colour,
+               customdata=list(names), hovertemplate="%{customdata}: %{y:.3f} bits a pixel")
+        for part, (name, colour) in enumerate((("picture", IMAGE), ("depth", DEPTH)))
     ]  # fmt: skip
-    return _figure(bars, order, shown, "kB", "Size of each view in the file")
+    return _figure(bars, shown, "bits a pixel", "Bits a pixel of each view")
 
 
-def distance_chart(order: Sequence[int], distances: Sequence[float], names: Sequence[str], shown: int) -> go.Figure:
-    """Distance (8) of every view to its reference, in coding order, where nothing is coded yet."""
+def distance_chart(distances: Sequence[float], names: Sequence[str], shown: int) -> go.Figure:
+    """Distance (8) of every view to its reference, where nothing is coded yet; NaN without a reference."""
     import plotly.graph_objects as go
 
-    values = [None if distances[view] != distances[view] else distances[view] for view in order]
-    labels = [names[view] for view in order]
-    bar = go.Bar(x=list(range(len(order))), y=values, marker_color=IMAGE, customdata=labels,
+    values = [None if distance != distance else distance for distance in distances]
+    bar = go.Bar(x=list(range(1, len(names) + 1)), y=values, marker_color=IMAGE, customdata=list(names),
                  hovertemplate="%{customdata}: %{y:.3f}")  # fmt: skip
-    return _figure([bar], order, shown, "distance", "Distance of each view to its reference")
+    return _figure([bar], shown, "distance", "Distance of each view to its reference")
 
 
-def _figure(bars: list, order: Sequence[int], shown: int, unit: str, title: str) -> go.Figure:
+def _figure(bars: list, shown: int, unit: str, title: str) -> go.Figure:
     import plotly.graph_objects as go
 
     figure = go.Figure(bars)
-    place = list(order).index(shown)
-    figure.add_vrect(x0=place - 0.5, x1=place + 0.5, fillcolor="black", opacity=0.18, line_width=0)
+    figure.add_vrect(x0=shown + 0.5, x1=shown + 1.5, fillcolor="black", opacity=0.18, line_width=0)
     figure.update_layout(
         barmode="stack",
         title={"text": title, "font": {"size": 14}},
-        xaxis_title="place in the coding order",
+        xaxis_title="view",
         yaxis_title=unit,
         margin={"l": 45, "r": 10, "t": 60, "b": 40},
         legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.0, "yanchor": "bottom", "traceorder": "normal"},

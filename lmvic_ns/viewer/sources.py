@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from jaxtyping import Float, UInt8
 
 from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
-from lmvic_ns.bitstream.reader import Reader, UnitSize
+from lmvic_ns.bitstream.reader import UnitSize
+from lmvic_ns.codec.multiview import DecodedView
 from lmvic_ns.drawing.pair import PictureWithDepth
-from lmvic_ns.errors import LmvicError, WeightsError
+from lmvic_ns.errors import BitstreamError, LmvicError, WeightsError
 from lmvic_ns.geometry.cameras import Cameras
+from lmvic_ns.scene.points import SparsePoints
 from lmvic_ns.tree.ordering import ReferenceTree, pose_distance, scene_translation_scale
+from lmvic_ns.viewer.originals import Originals
 
-if TYPE_CHECKING:
-    from lmvic_ns.codec.multiview import DecodedView
-
-_KEPT = 512_000_000  # bytes of decoded views that are kept: a view deep in the tree takes a while to decode again
+_KEPT = 512_000_000  # bytes of decoded views that are kept: a step back or forth is to be no decoding
+_REFERENCES = 256_000_000  # of what views that refer to them need
+MOST_POINTS = 60_000
 
 
 class PageSource(ABC):
@@ -36,8 +38,11 @@ class PageSource(ABC):
         file_bytes: of the whole file, 0 for a scene that is not coded.
         points_bytes: of its sparse points.
         distances: from each view to its reference, equation (8), NaN without one.
+        has_depth: whether any view has depth.
         trouble: why there are no pictures, None if there are.
         note: what else a person should know of what is shown; empty for nothing.
+        originals: the photographs that a file was made of, where they are known.
+        inputs: files and folders that are read.
     """
 
     title: str
@@ -48,20 +53,63 @@ class PageSource(ABC):
     distances: list[float]
     file_bytes: int = 0
     points_bytes: int = 0
+    has_depth: bool = False
     trouble: str | None = None
     note: str = ""
+    originals: Originals | None = None
+    inputs: tuple[Path, ...] = ()
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._idle = threading.Event()  # nobody waits for `load`: the stream may go on
+        self._idle = threading.Event()  # nobody waits for `load`: what is done in advance may go on
         self._idle.set()
         self._kept: dict[int, PictureWithDepth] = {}  # images of 8 bits; the one looked at last stands last
 
     @abstractmethod
-    def _load(self, views: list[int]) -> Iterator[tuple[int, PictureWithDepth]]: ...
+    def _load(self, view: int) -> PictureWithDepth: ...
+
+    @property
+    def coded(self) -> bool:
+        """Whether this is a file, and not a scene that is still to be coded."""
+        return self.file_bytes > 0
+
+    def bits(self, view: int) -> float | None:
+        """Bits a pixel of a view, None where it is not coded."""
+        size = self.sizes[view]
+        return None if size is None else 8 * size.total / self.pixels(view)
+
+    def pixels(self, view: int) -> int:
+        """Of one view."""
+        height, width = self.cameras[view].size
+        return height * width
+
+    @property
+    def bits_per_pixel(self) -> float:
+        """Of the whole file: all its bytes over the pixels of all its views."""
+        return 8 * self.file_bytes / sum(map(self.pixels, range(len(self.names))))
+
+    def points(self, most: int = MOST_POINTS) -> tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray, "n 3"]]:
+        """Sparse points in the scene's world and their colours, at most `most` of them; none where there are none.
+
+        Raises:
+            LmvicError: they are damaged.
+        """
+        cloud = self._points()
+        if cloud is None or not len(cloud.positions):
+            return np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8)
+        every = slice(None, None, -(-len(cloud.positions) // most))
+        grey = np.full(cloud.positions.shape, 150, np.uint8)
+        return cloud.positions[every], (grey if cloud.colours is None else cloud.colours)[every]
+
+    @abstractmethod
+    def _points(self) -> SparsePoints | None: ...
+
+    def kept(self, view: int) -> bool:
+        """Whether `load` gives a view at once."""
+        return view in self._kept
 
     def load(self, *views: int) -> list[PictureWithDepth]:
-        """Some views, decoded now unless they were just shown. Threads may call this; they take turns.
+        """Some views, decoded now unless they are kept. Threads may call this; they take turns.
 
         Raises:
             LmvicError: a view cannot be decoded.
@@ -69,31 +117,29 @@ class PageSource(ABC):
         self._idle.clear()
         try:
             with self._lock:
-                missing = [view for view in dict.fromkeys(views) if view not in self._kept]
-                found = dict(self._load(missing)) if missing else {}
-                found |= {view: _shown(self._kept[view]) for view in views if view in self._kept}
-                for view in found:
-                    self._keep(view, found[view])
-                return [found[view] for view in views]
+                return [self._kept_or_loaded(view) for view in views]
         finally:
             self._idle.set()
 
-    def _keep(self, view: int, picture: PictureWithDepth) -> None:
-        self._kept.pop(view, None)
-        self._kept[view] = replace(picture, image=(picture.image.clamp(0, 1) * 255).round().to(torch.uint8))
+    def prepare(self, view: int) -> PictureWithDepth:
+        """A view that may be wanted later: lets every `load` go first.
+
+        Raises:
+            LmvicError: it cannot be decoded.
+        """
+        self._idle.wait()
+        with self._lock:
+            return self._kept_or_loaded(view)
+
+    def _kept_or_loaded(self, view: int) -> PictureWithDepth:
+        found = self._kept.pop(view, None)
+        if found is None:
+            loaded = self._load(view)
+            found = replace(loaded, image=(loaded.image.clamp(0, 1) * 255).round().to(torch.uint8))
+        self._kept[view] = found
         while len(self._kept) > 2 and sum(map(_bytes, self._kept.values())) > _KEPT:
             del self._kept[next(iter(self._kept))]
-
-    def stream(self) -> Iterator[tuple[int, PictureWithDepth]]:
-        """Every view once, in coding order; for thumbnails. Damaged views are left out."""
-        for view in self.tree.order:
-            self._idle.wait()
-            try:
-                with self._lock:
-                    found = dict(self._load([view]))
-            except LmvicError:
-                continue
-            yield from found.items()
+        return replace(found, image=found.image.float() / 255)
 
     def close(self) -> None:  # noqa: B027
         """Let go of files, where there are any."""
@@ -105,17 +151,8 @@ class PageSource(ABC):
         ]
 
 
-def _shown(kept: PictureWithDepth) -> PictureWithDepth:
-    return replace(kept, image=kept.image.float() / 255)
-
-
 def _bytes(kept: PictureWithDepth) -> int:
     return kept.image.nbytes + (0 if kept.inverse_depth is None else kept.inverse_depth.nbytes)
-
-
-def _picture(view: DecodedView) -> PictureWithDepth:
-    depth = None if view.inverse_depth is None else view.inverse_depth.cpu()
-    return PictureWithDepth(view.image.float().cpu(), depth, view.camera.to("cpu"))
 
 
 class FileSource(PageSource):
@@ -126,9 +163,11 @@ class FileSource(PageSource):
         weights: name or path of the weights; None takes those that the file names.
         device: where they run.
         max_pixels: refuse files with larger views.
+        scene: folder of the dataset that the file was made of, to compare with; None without.
 
     Raises:
         BitstreamError: it is not a file of ours or its header is damaged.
+        SceneError: the scene is not the file's.
     """
 
     def __init__(
@@ -137,55 +176,54 @@ class FileSource(PageSource):
         weights: str | None = None,
         device: str | torch.device = "cpu",
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        scene: Path | None = None,
     ) -> None:
         super().__init__()
-        from lmvic_ns.codec.multiview import load_codec
-        from lmvic_ns.codec.planning import scene_camera
+        from lmvic_ns.codec.file import LmvicFile
         from lmvic_ns.report.inspection import byte_split
+        from lmvic_ns.sparse_points.sections import FilePoints
 
-        self._reader = Reader(path, max_pixels=max_pixels)
-        header = self._reader.header
+        self._file = LmvicFile(path, weights, device, cache_bytes=_REFERENCES, max_pixels=max_pixels)
+        reader = self._file.reader
+        header = reader.header
         self.title = path.name
-        self.names = [view.name for view in header.views]
-        self.cameras = Cameras.cat([scene_camera(header, view) for view in range(len(self.names))])
+        self.names, self.cameras = self._file.names, self._file.cameras
         self.tree = ReferenceTree.from_parents(header.order, [view.parent for view in header.views])
-        self.sizes = list(self._reader.sizes())
-        split = byte_split(self._reader)
+        self.sizes = list(reader.sizes())
+        self.has_depth = any(size is not None and size.depth > 0 for size in self.sizes)
+        split = byte_split(reader)
         self.file_bytes, self.points_bytes = split.total, split.points
         # a file's depth is not known before it is decoded: the cameras' spread is the unit of length then
         self._set_distances(scene_translation_scale([], self.cameras))
-        self._codec = None
+        self._found: FilePoints | None = None
         try:
-            codec = load_codec(weights or header.weights_name, device)
-            codec.check_weights(header)
-            self._codec = codec
+            self._found = FilePoints(reader)
+        except BitstreamError as error:
+            self.note = f"the sparse points are lost: {error}"
+        self.originals = None if scene is None else Originals(scene, self.names, self.cameras)
+        self.inputs = (path,) if scene is None else (path, scene)
+        try:
+            self._file.load_weights()
         except WeightsError as error:
             self.trouble = f"Pictures need the weights {header.weights_name!r}: {error}"
 
-    def _load(self, views: list[int]) -> Iterator[tuple[int, PictureWithDepth]]:
-        if self._codec is None:
-            raise WeightsError(self.trouble or "no weights")
-        for view in self._codec.decode(self._reader, views):
-            yield view.index, _picture(view)
+    def _load(self, view: int) -> PictureWithDepth:
+        if self.trouble is not None:
+            raise WeightsError(self.trouble)
+        state = self._file.state(view)
+        depth = state.inverse_depth[0].cpu() * self._file.inverse_depth_scale if self._file.has_depth(view) else None
+        image, camera = state.image[0].float().cpu(), self.cameras[view]
+        if self._found is not None:
+            self._found.add_view(DecodedView(view, self.names[view], image, None, camera))
+        return PictureWithDepth(image, depth, camera)
 
-    def stream(self) -> Iterator[tuple[int, PictureWithDepth]]:
-        """Every view once, each decoded once: the branches share their ancestors."""
-        if self._codec is None:
-            return
-        views = self._codec.decode(self._reader, None, problems={})
-        while True:
-            self._idle.wait()
-            with self._lock:  # one view at a time, so that a click waits for one view at most
-                view = next(views, None)
-                if view is not None and view.index not in self._kept:
-                    self._keep(view.index, _picture(view))
-            if view is None:
-                return
-            yield view.index, _picture(view)
+    def _points(self) -> SparsePoints | None:
+        """Compact points take their colours from the pictures: grey where those are not decoded yet."""
+        return None if self._found is None else self._found.so_far()
 
     def close(self) -> None:
         """Close the file."""
-        self._reader.close()
+        self._file.close()
 
 
 class SceneSource(PageSource):
@@ -221,19 +259,27 @@ class SceneSource(PageSource):
         self.cameras = self._scene.cameras
         self.tree = build_tree(self._scene, CodingOptions())
         self.sizes = [None] * len(self.names)
-        has_depth = self._scene.has_depth
-        self._set_distances(translation_scale(self._scene) if has_depth else scene_translation_scale([], self.cameras))
+        self.has_depth = self._scene.has_depth
+        self.inputs = (folder,)
+        self._set_distances(translation_scale(self._scene) if self.has_depth else scene_translation_scale([], self.cameras))
 
-    def _load(self, views: list[int]) -> Iterator[tuple[int, PictureWithDepth]]:
-        for view in views:
-            depth = self._scene.inverse_depth(view) if self._scene.has_depth else None
-            yield view, PictureWithDepth(self._scene.image(view), depth, self.cameras[view])
+    def _load(self, view: int) -> PictureWithDepth:
+        depth = self._scene.inverse_depth(view) if self.has_depth else None
+        return PictureWithDepth(self._scene.image(view), depth, self.cameras[view])
+
+    def _points(self) -> SparsePoints | None:
+        return self._scene.points()
 
 
 def open_source(
-    path: Path, weights: str | None, device: str, max_pixels: int = DEFAULT_MAX_PIXELS, stereo: bool = False
+    path: Path,
+    weights: str | None,
+    device: str,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    stereo: bool = False,
+    scene: Path | None = None,
 ) -> PageSource:
-    """A file or a scene folder (or its transforms.json).
+    """A file (with the scene that it was made of, where that is given) or a scene folder (or its transforms.json).
 
     Raises:
         LmvicError: it is neither.
@@ -241,7 +287,9 @@ def open_source(
     if not path.exists():
         raise LmvicError(f"{path} does not exist: give an .lmvic file or a folder with transforms.json")
     if path.is_dir() or path.suffix == ".json":
+        if scene is not None:
+            raise LmvicError(f"--scene goes with an .lmvic file, to compare with; {path} is a scene itself")
         return SceneSource(path, stereo)
     from lmvic_ns.workflows.encoding import pick_device
 
-    return FileSource(path, weights, pick_device(device), max_pixels)
+    return FileSource(path, weights, pick_device(device), max_pixels, scene)
