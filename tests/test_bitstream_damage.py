@@ -261,7 +261,7 @@ def test_a_newer_version_says_so(path: Path, header: FileHeader) -> None:
 def test_an_older_version_says_so(path: Path, header: FileHeader) -> None:
     body = pack_header(header)
     fields = layout.PREAMBLE.pack(layout.MAGIC, layout.MAJOR - 1, 0, 0, len(body), len(body))
-    with pytest.raises(BitstreamError, match=f"found version {layout.MAJOR - 1}: decode the file with"):
+    with pytest.raises(BitstreamError, match=f"found version {layout.MAJOR - 1} of before"):
         Reader(replaced(path, resealed(fields, body)))
 
 

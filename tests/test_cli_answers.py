@@ -143,7 +143,7 @@ def test_estimates(room: Path, weights: Path, monkeypatch, capsys) -> None:
 def test_versions(monkeypatch, capsys) -> None:
     assert lmvic(monkeypatch, "--version") == 0
     out = capsys.readouterr().out
-    assert out.startswith("lmvic 0.") and "file format 7.0" in out and "tiny " in out
+    assert out.startswith("lmvic 0.") and "file format 1.0" in out and "tiny " in out
 
 
 def test_words() -> None:

@@ -62,7 +62,7 @@ def test_the_page_answers_a_lead_and_loads_nothing(report: Path) -> None:
     assert not page.all("link") and all("src" not in script for script in page.all("script"))
     ranges = [field for field in page.all("input") if field["type"] == "range"]
     assert len(ranges) == 2 and [worst[i]["name"] in str(ranges[i]["aria-label"]) for i in (0, 1)] == [True, True]
-    assert len(page.all("tbody")) >= 4 and data["version"] and data["format"] == "7.0"
+    assert len(page.all("tbody")) >= 4 and data["version"] and data["format"] == "1.0"
     for found in data["equal_quality"].values():
         assert found["views"] == 4 and found["bytes"] > 0 and found["estimated_bytes"] > 0
 

@@ -13,7 +13,9 @@ from lmvic_ns.bitstream.header import FileHeader, pack_header, unpack_header
 from lmvic_ns.errors import BitstreamError
 
 MAGIC = b"\x89LMVIC\r\n"
-MAJOR, MINOR = 7, 0
+MAJOR, MINOR = 1, 0
+_DEVELOPMENT = range(2, 8)
+"""Major versions that files had before the format was settled; the next after 1 is 8."""
 FLAG_DEFLATE = 1
 PREAMBLE = struct.Struct("<8s2BH2I")  # magic, major, minor, flags, stored and unpacked bytes of the header; a CRC follows
 PREAMBLE_BYTES = PREAMBLE.size + 4
@@ -92,9 +94,10 @@ def stored_header_bytes(preamble: bytes) -> int:
     if len(preamble) < PREAMBLE_BYTES:
         raise BitstreamError(f"header: expected {PREAMBLE_BYTES} bytes in front, found {len(preamble)}")
     _, major, _, flags, stored, unpacked = PREAMBLE.unpack_from(preamble)
-    if major < MAJOR:
+    if major < MAJOR or major in _DEVELOPMENT:
         raise BitstreamError(
-            f"header: expected version {MAJOR}, found version {major}: decode the file with the lmvic-ns that made it"
+            f"header: expected version {MAJOR}, found version {major} of before the format was settled: decode the file with "
+            "the lmvic-ns that made it, and encode it anew"
         )
     if major != MAJOR or flags & ~FLAG_DEFLATE:
         raise BitstreamError(
@@ -189,6 +192,11 @@ def unpack_section_head(data: bytes, binding: int) -> tuple[str, int, int, int]:
     check_tag(text)
     (crc,) = struct.unpack_from("<I", data, SECTION_FIELDS.size)
     return text, size, crc, crc32c(data[: SECTION_FIELDS.size], binding)
+
+
+def must_be_known(tag: str) -> bool:
+    """Whether a reader that does not know a section's tag has to refuse the file: its first letter is a small one."""
+    return tag[:1].islower()
 
 
 def check_tag(tag: str) -> bytes:

@@ -20,6 +20,7 @@ from lmvic_ns.bitstream.layout import (
     UnitHead,
     binding_of,
     index_bytes,
+    must_be_known,
     stored_header_bytes,
     unpack_index,
     unpack_preamble_and_header,
@@ -109,6 +110,9 @@ class Reader:
         for block in blocks:
             if block.entry == SECTION_ENTRY:
                 self._add_section(block)
+        for tag in self._sections:
+            if must_be_known(tag) and tag not in SECTION_TAGS:
+                raise BitstreamError(f"section {tag}: this version does not know it, and it has to be: use a newer lmvic-ns")
 
     def _indexed_blocks(self, begin: int) -> list[Block]:
         room = self.file_size - TRAILER.size - begin

@@ -23,7 +23,7 @@ from lmvic_ns.capture.sections import FileCapture
 from lmvic_ns.codec.multiview import MultiViewCodec, load_codec
 from lmvic_ns.codec.planning import file_cameras, find_views, scene_cameras
 from lmvic_ns.codec.state import ReferenceState
-from lmvic_ns.codec.weights import weights_names
+from lmvic_ns.codec.weights import find_weights
 from lmvic_ns.errors import LmvicError, WeightsError
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.geometry.resampling import upsample_inverse_depth
@@ -39,19 +39,20 @@ def codec_of_file(reader: Reader, weights: str | Path | None = None, device: tor
 
     Args:
         reader: the file.
-        weights: name or path; None takes those that the file names.
+        weights: name or path; None takes those that the file names, wherever they are (`find_weights`).
         device: where the networks run.
 
     Raises:
         WeightsError: they are not installed, or are others than the file's.
     """
     header = reader.header
-    if weights is None and header.weights_name not in weights_names():
+    found = find_weights(header.weights_hash) if weights is None else weights
+    if found is None:
         raise WeightsError(
             f"{reader.path}: needs the weights {header.weights_name!r} (SHA-256 begins {header.weights_hash.hex()}), which "
-            "this installation does not bring: give their .safetensors file with --weights"
+            "are neither here nor in a folder of LMVIC_WEIGHTS: give their .safetensors file with --weights"
         )
-    codec = load_codec(weights or header.weights_name, device)
+    codec = load_codec(found, device)
     codec.check_weights(header)
     return codec
 

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import importlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -149,6 +150,26 @@ def weights_names() -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(entry.name.removesuffix(".safetensors") for entry in folder.iterdir() if entry.name.endswith(".safetensors"))
+
+
+def find_weights(wanted: bytes) -> Path | None:
+    """The file of the weights with this hash: one that the package brings, or of a folder that LMVIC_WEIGHTS names.
+
+    Args:
+        wanted: first bytes of the SHA-256 of the file, as a `.lmvic` file holds them.
+    """
+    folders = [resources.files("lmvic_ns.codec") / "weights"]
+    folders += [Path(folder) for folder in os.environ.get("LMVIC_WEIGHTS", "").split(os.pathsep) if folder]
+    for folder in folders:
+        if not folder.is_dir():
+            continue
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+            try:
+                if entry.name.endswith(".safetensors") and hashlib.sha256(entry.read_bytes()).digest().startswith(wanted):
+                    return Path(str(entry))
+            except OSError:  # not ours to complain about
+                continue
+    return None
 
 
 def load_weights(name_or_path: str | Path) -> Weights:
