@@ -16,6 +16,7 @@ from viewer_files import write_room
 
 from lmvic_ns.cli.view import viser_server
 from lmvic_ns.codec.multiview import load_codec
+from lmvic_ns.errors import BitstreamError
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.viewer.client import own_client
 from lmvic_ns.viewer.page import ViewPage
@@ -158,6 +159,33 @@ def test_empty_states_in_a_browser(folder: Path, tmp_path: Path, browser):
         check(browser, "How it was coded")
         wait_for("no depth is said", lambda: "the file holds no depth of this view" in text(browser))
         screenshot(browser, "lmvic-view-empty")
+        page.close()
+
+
+@pytest.mark.slow
+@pytest.mark.flaky(reruns=1)
+def test_a_damaged_view_is_said_and_the_others_are_shown(folder: Path, browser):
+    source = open_source(folder / "room.lmvic", str(folder / "w.safetensors"), "cpu")
+    load = source._load
+
+    def damaged(view: int) -> Any:
+        if view == 1:
+            raise BitstreamError("view 001: its checksum is wrong")
+        return load(view)
+
+    source._load = damaged  # type: ignore[method-assign]
+    with own_client() as roots, viser_server("127.0.0.1", 0) as server:
+        page = ViewPage(server, source, root=roots[0])
+        browser.get(f"http://127.0.0.1:{server.get_port()}")
+        wait_for("the first view", lambda: stage(browser)[0].endswith("/0d.jpg"))
+        press(browser, "n")
+        wait_for("what is wrong", lambda: "its checksum is wrong" in text(browser))
+        wait_for("no picture of another view", lambda: "This view cannot be decoded" in text(browser))
+        assert not browser.find_element("css selector", ".lmvic-pair").is_displayed()
+        press(browser, "n")
+        wait_for("the view after it", lambda: stage(browser)[0].endswith("/2d.jpg"))
+        assert browser.find_element("css selector", ".lmvic-pair").is_displayed()
+        wait_for("the small pictures of the others", lambda: sorted(page.space.thumbnails) == [0, 2, 3])
         page.close()
 
 

@@ -70,12 +70,12 @@ def strip_data(page: str) -> str:
 def test_many_large_views_stay_small(monkeypatch: pytest.MonkeyPatch):
     """Noise is what JPEG likes least: the sizes are stepped down until the budget holds."""
     noise = np.random.default_rng(0).integers(0, 256, (900, 1200, 3), dtype=np.uint8)
-    shown = [static._View(view, noise, noise, None) for view in range(2)]
-    monkeypatch.setattr(static, "_PICTURE_BYTES", 400_000)
+    shown = [static._View(view, noise, noise, noise[:300, :400]) for view in range(2)]
+    monkeypatch.setattr(static, "_PAGE_BYTES", 800_000)
     found = static._pictures(shown)
-    urls = [url for row in found.values() for url in (row["decoded"], row["original"]) if url]
-    assert len(urls) == 4 and sum(map(len, urls)) < 4 / 3 * 400_000 + 200
-    assert min(map(len, urls)) > 30_000, "as large as the budget allows"
+    large = [url for row in found.values() for url in (row["decoded"], row["original"]) if url]
+    assert len(large) == 4 and 400_000 < sum(len(url) for row in found.values() for url in row.values() if url) < 801_000
+    assert max(map(len, large)) == min(map(len, large)), "original and decoded are reduced alike"
 
 
 def test_names_are_text(folder: Path):
@@ -106,8 +106,9 @@ def test_what_cannot_be_written_is_refused(folder: Path, tmp_path: Path):
     (tmp_path / "mine.html").write_text("<p>mine")
     with pytest.raises(LmvicError, match="will not replace"):
         run(["view", str(folder / "room.lmvic"), "--static", str(tmp_path / "mine.html"), "--overwrite"])
-    with pytest.raises(LmvicError, match="--static-views"):
-        make(folder, "none.html", "--static-views", "0")
+    for count in ("0", "201"):
+        with pytest.raises(LmvicError, match="--static-views"):
+            make(folder, "none.html", "--static-views", count)
     command = [sys.executable, "-m", "lmvic_ns.cli.main", "view", str(folder / "room.lmvic"), "--static"]
     ended = subprocess.run([*command, str(tmp_path / "new/deep/a.html")], capture_output=True, text=True)
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1 and "untrained" in ended.stderr and ended.stdout == ""

@@ -38,7 +38,8 @@ class ViewConfig(ReadingLimits):
     static: Path | None = None
     """Write one page (such as view.html) that opens without Python and without a network, and end."""
     static_views: int = 24
-    """Of --static: how many views the page shows (the worst ones and others evenly); it stays below 15 MB."""
+    """Of --static: how many views the page shows, 1..200, evenly spread (with --scene, half of them the worst ones). The page
+    stays below 15 MB: more views are shown smaller."""
     overwrite: bool = False
     """Of --static: replace a page that lmvic wrote."""
     host: str = "127.0.0.1"
@@ -81,11 +82,11 @@ def check_static(config: ViewConfig) -> None:
     Raises:
         LmvicError: what is in the way.
     """
-    from lmvic_ns.viewer.static import check_page
+    from lmvic_ns.viewer.static import MOST_VIEWS, check_page
 
     assert config.static is not None
-    if config.static_views < 1:
-        raise LmvicError(f"--static-views must be at least 1, not {config.static_views}")
+    if not 1 <= config.static_views <= MOST_VIEWS:
+        raise LmvicError(f"--static-views must lie in 1..{MOST_VIEWS}, not {config.static_views}")
     inputs = (config.path,) if config.scene is None else (config.path, config.scene)
     check_page(config.static, config.overwrite, inputs)
 

@@ -86,6 +86,11 @@ def picture_mdx(shown: Shown, words: str) -> str:
     return f'{open_tag}<div style={{{{position: "relative"}}}}>{decoded}{before}{slider}</div></div>'
 
 
+def no_picture_mdx(words: str) -> str:
+    """The element of a view that cannot be decoded; `words` are its name."""
+    return f'<div data-lmvic-picture="" data-decoded="" data-words={{{json.dumps(words)}}} />'
+
+
 def busy_mdx(words: str) -> str:
     """A line with a wheel that turns, while something is decoded; `words` are markdown."""
     return f'<span data-lmvic-busy="" className="lmvic-spin" /> {words}'

@@ -16,7 +16,7 @@ from lmvic_ns.drawing.markdown import literal
 from lmvic_ns.drawing.pair import PictureWithDepth, as_picture, correspond
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.report.terminal import size_text
-from lmvic_ns.viewer.compare import PictureShelf, Shown, busy_mdx, picture_mdx
+from lmvic_ns.viewer.compare import PictureShelf, Shown, busy_mdx, no_picture_mdx, picture_mdx
 from lmvic_ns.viewer.plots import bits_chart, distance_chart
 from lmvic_ns.viewer.sources import PageSource
 from lmvic_ns.viewer.space import Space
@@ -229,7 +229,9 @@ class ViewPage:
                 except LmvicError as error:
                     problem = str(error)
             shown = self._ready.get(view)
-            self._picture.content = "" if shown is None else picture_mdx(shown, self.source.names[view])
+            if self.source.trouble is None:
+                name = self.source.names[view]
+                self._picture.content = no_picture_mdx(name) if shown is None else picture_mdx(shown, name)
             self._spent, self._problem = time.monotonic() - started, problem
             self._facts.content = self._describe(view, shown)
             self.space.choose(view)

@@ -6,7 +6,7 @@ import base64
 import html
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -29,8 +29,9 @@ from lmvic_ns.viewer.layout import Layout
 from lmvic_ns.viewer.sources import PageSource
 
 MARK = "lmvic-ns view"
-_PICTURE_BYTES = 9_500_000
-"""Of all large pictures together, before base64 makes 4 of 3 bytes: the page stays below 15 MB."""
+MOST_VIEWS = 200
+_PAGE_BYTES = 13_500_000
+"""Of all pictures together, as they stand in the page: with points, cameras and all it stays below 15 MB."""
 _SIDES, _QUALITIES = (1200, 900, 640, 480, 320, 200), (92, 86, 78, 68, 55)
 _DEPTH_SIDE = 400
 _POINTS = 8000
@@ -146,7 +147,9 @@ def static_page(source: PageSource, shown: Sequence[_View]) -> str:
     """
     script, style = _part("static.js"), page_style() + _part("static.css")
     compared = any(view.original is not None for view in shown)
-    data = {"views": _views(source), "pictures": _pictures(shown), **_space(source)}
+    pictures = _pictures(shown)
+    thumbs = {view.index: pictures[str(view.index)].pop("small") for view in shown}
+    data = {"views": _views(source), "pictures": pictures, **_space(source)}
     # in a data block nothing runs; the signs that could end it are escaped
     block = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     title = html.escape(source.title)
@@ -160,7 +163,7 @@ def static_page(source: PageSource, shown: Sequence[_View]) -> str:
             f'<p class="soft">{_space_words(source)}</p>',
             '<h2>The views in this page</h2><p><input type="search" id="find" placeholder="find a view" '
             'aria-label="find a view"> <span class="soft" id="count"></span></p>',
-            f'<div class="thumbs" id="thumbs">{_thumbnails(source, shown)}</div>',
+            f'<div class="thumbs" id="thumbs">{_thumbnails(source, thumbs)}</div>',
             f'<script type="application/json" id="data">{block}</script>',
             f"<script>{script}</script></html>",
         ]
@@ -205,13 +208,13 @@ def _space_words(source: PageSource) -> str:
     return words
 
 
-def _thumbnails(source: PageSource, shown: Sequence[_View]) -> str:
+def _thumbnails(source: PageSource, thumbs: Mapping[int, str | None]) -> str:
     parts = []
-    for view in shown:
-        name = html.escape(source.names[view.index])
-        picture = f'<img src="{thumbnail(view.decoded)}" alt="">'
+    for view, url in thumbs.items():
+        name = html.escape(source.names[view])
         parts.append(
-            f'<button type="button" data-view="{view.index}" data-name="{name.lower()}">{picture}<span>{name}</span></button>'
+            f'<button type="button" data-view="{view}" data-name="{name.lower()}"><img src="{url}" alt=""><span>{name}</span>'
+            "</button>"
         )
     return "".join(parts)
 
@@ -235,15 +238,20 @@ def _views(source: PageSource) -> list[dict[str, Any]]:
 
 
 def _pictures(shown: Sequence[_View]) -> dict[str, dict[str, str | None]]:
-    """Data URLs by number of the view; original and decoded are reduced alike, so that they can be compared."""
+    """Data URLs by number of the view; original and decoded are reduced alike, so that they can be compared.
+
+    The large pictures share what depth and small pictures leave of the page.
+    """
+    small = [thumbnail(view.decoded) for view in shown]
+    depths = [None if view.depth is None else jpeg_url(Image.fromarray(view.depth), 75) for view in shown]
+    left = _PAGE_BYTES - sum(map(len, small)) - sum(len(url) for url in depths if url is not None)
     count = sum(1 if view.original is None else 2 for view in shown)
-    budget = _PICTURE_BYTES // count
     found = {}
-    for view in shown:
+    for view, thumb, depth in zip(shown, small, depths, strict=True):
         pair = [view.decoded] if view.original is None else [view.decoded, view.original]
-        urls = _within(pair, budget)
-        depth = None if view.depth is None else jpeg_url(Image.fromarray(view.depth), 80)
-        found[str(view.index)] = {"decoded": urls[0], "original": urls[1] if len(urls) > 1 else None, "depth": depth}
+        urls = _within(pair, left * 3 // 4 // count)  # base64 makes 4 of 3 bytes
+        original = urls[1] if len(urls) > 1 else None
+        found[str(view.index)] = {"decoded": urls[0], "original": original, "depth": depth, "small": thumb}
     return found
 
 

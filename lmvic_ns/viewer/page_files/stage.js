@@ -24,6 +24,7 @@
   const waiting = make("p", "lmvic-wait", frame);
   make("span", "lmvic-spin", waiting);
   waiting.append("decoding the first view ...");
+  const lost = make("p", "lmvic-wait", frame, "This view cannot be decoded.");
   let wanted = true, source = null, busy = false;
 
   const cut = (percent) => pair.style.setProperty("--cut", percent + "%");
@@ -56,7 +57,7 @@
     }
     // viser's panel stands at the right, and in narrow windows over the lower part
     let [right, below] = [box.right, box.bottom];
-    for (let part = document.querySelector("[data-lmvic-picture]"); part; part = part.parentElement) {
+    for (let part = document.querySelector("[data-lmvic-picture], [data-lmvic-busy]"); part; part = part.parentElement) {
       if (!["absolute", "fixed"].includes(getComputedStyle(part).position)) continue;
       const panel = part.getBoundingClientRect();
       if (panel.left > box.left + 50 && panel.right >= innerWidth - 2) right = Math.min(right, panel.left);
@@ -76,8 +77,10 @@
   };
   const show = () => {
     const there = source !== null || busy;
-    pair.hidden = cameras.hidden = source === null;
+    pair.hidden = !source?.decoded;
+    cameras.hidden = source === null;
     waiting.hidden = source !== null;
+    lost.hidden = source === null || source.decoded !== "";
     if (source === null) slider.hidden = swap.hidden = true;
     stage.hidden = !(there && wanted);
     open.hidden = !there || wanted;
@@ -94,7 +97,7 @@
       const { decoded, original, words } = found.dataset;
       if (!source || source.decoded !== decoded || source.original !== original) {
         source = { decoded, original };
-        after.src = decoded;
+        if (decoded) after.src = decoded;
         after.alt = words + ", " + (original ? "decoded" : "as it is");
         before.hidden = line.hidden = slider.hidden = swap.hidden = !original;
         for (const tag of tags) tag.hidden = !original;
