@@ -155,7 +155,8 @@ def test_weights_files(tmp_path) -> None:
 def test_views_that_others_refer_to_are_coded_better(tmp_path) -> None:
     tree = ReferenceTree.from_parents((0, 1, 2, 3), (-1, 0, 0, 2))
     # 4, 1, 2, 1 views depend on each, itself included: 6, 0, 3, 0 levels, 2.25 on average
-    assert quality_offsets(tree) == (4, -2, 1, -2)
+    assert quality_offsets(tree) == quality_offsets(tree, 34) == (4, -2, 1, -2)
+    assert quality_offsets(tree, 63) == (1, -1, 0, -1)  # at high quality less is inherited
     assert quality_offsets(independent_views(3)) == (0, 0, 0)
     rng = np.random.default_rng(0)
     parents = [-1, *(int(rng.integers(0, view)) for view in range(1, 60))]
@@ -169,7 +170,7 @@ def test_views_that_others_refer_to_are_coded_better(tmp_path) -> None:
     for quality, equal, expected in (
         (30, False, (34, 28, 31, 28)),
         (30, True, (30, 30, 30, 30)),
-        (62, False, (63, 60, 63, 60)),
+        (62, False, (63, 61, 62, 61)),
         (0, False, (4, 0, 1, 0)),
     ):
         path = tmp_path / f"{quality}-{equal}.lmvic"

@@ -222,7 +222,7 @@ class MultiViewCodec:
                 "the scene has no depth, so views cannot refer to each other: give depth files (depth_file_path), "
                 "or code independent views (--reference-structure none)"
             )
-        offsets = (0,) * len(tree) if options.equal_quality else quality_offsets(tree)
+        offsets = (0,) * len(tree) if options.equal_quality else quality_offsets(tree, options.quality)
         levels = [min(max(options.quality + offset, 0), LEVELS - 1) for offset in offsets]
         scale = inverse_depth_scale(scene) if scene.has_depth else 1.0
         order = depth_first(tree)

@@ -21,8 +21,9 @@ from lmvic_ns.tree.ordering import (
     scene_tree,
 )
 
-LEVELS_PER_DOUBLING = 3
-"""Levels that a view gains when the views that depend on it, and itself, double (see `quality_offsets`)."""
+LEVELS_PER_DOUBLING = ((34, 3.0), (48, 1.0))
+"""Levels that a view gains when the views that depend on it, and itself, double: so many up to the first quality level, so many
+from the second, in between on a line (see `quality_offsets`). At high quality less is inherited."""
 OFFSET_RANGE = (-4, 10)
 """Bounds of these offsets: the last views of a long chain would be coded visibly worse."""
 
@@ -103,21 +104,24 @@ def depth_first(tree: ReferenceTree) -> tuple[int, ...]:
     return tuple(order)
 
 
-def quality_offsets(tree: ReferenceTree) -> tuple[int, ...]:
+def quality_offsets(tree: ReferenceTree, quality: int = 0) -> tuple[int, ...]:
     """Levels by which each view's quality differs from the scene's: what others inherit is coded better (their mean is
     about 0).
 
-    A view's detail serves all that descend from it, so lambda should grow with their number; three levels for each doubling
-    are what training scenes ask for (docs/codec.md). Independent views are all alike.
+    A view's detail serves all that descend from it, so lambda should grow with their number; how much is what training
+    scenes ask for (docs/codec.md). Independent views are all alike.
 
     Args:
         tree: which view refers to which.
+        quality: level of the scene.
     """
     descendants = [0] * len(tree)
     for view in reversed(tree.order):
         if tree.parent[view] >= 0:
             descendants[tree.parent[view]] += 1 + descendants[view]
-    levels = [LEVELS_PER_DOUBLING * math.log2(1 + count) for count in descendants]
+    (low, most), (high, least) = LEVELS_PER_DOUBLING
+    gain = least + (most - least) * min(max((high - quality) / (high - low), 0.0), 1.0)
+    levels = [gain * math.log2(1 + count) for count in descendants]
     mean = sum(levels) / len(levels)
     return tuple(min(max(round(level - mean), OFFSET_RANGE[0]), OFFSET_RANGE[1]) for level in levels)
 
