@@ -23,7 +23,7 @@ def _other_json(value: Any, rng: np.random.Generator) -> Any:
     if isinstance(value, list | dict) and value and rng.random() < 0.85:
         keys = list(value) if isinstance(value, dict) else list(range(len(value)))
         at = keys[rng.integers(len(keys))]
-        copy = value.copy()
+        copy: Any = value.copy()
         kind = rng.integers(10)
         if kind == 0:
             del copy[at]
