@@ -97,6 +97,12 @@ class FileCapture:
         Raises:
             BitstreamError: names the first view with a lens of another size.
         """
+        for view, (record, lens) in enumerate(zip(self._header.views, records.lenses, strict=True)):
+            if lens is not None and (lens.width, lens.height) != (record.width, record.height):
+                raise BitstreamError(
+                    f"section {record_section.TAG}: lens of view {view}: expected the view's size {record.width} x "
+                    f"{record.height}, found {lens.width} x {lens.height}"
+                )
         for lens in dict.fromkeys(lens for lens in records.lenses if lens is not None):
             try:
                 undistorted_pinhole(lens.camera, lens.lens, lens.height, lens.width)
@@ -104,12 +110,6 @@ class FileCapture:
                 raise BitstreamError(
                     f"section {record_section.TAG}: expected lenses that make pinhole views: {error}"
                 ) from None
-        for view, (record, lens) in enumerate(zip(self._header.views, records.lenses, strict=True)):
-            if lens is not None and (lens.width, lens.height) != (record.width, record.height):
-                raise BitstreamError(
-                    f"section {record_section.TAG}: lens of view {view}: expected the view's size {record.width} x "
-                    f"{record.height}, found {lens.width} x {lens.height}"
-                )
 
     def check(self, tag: str) -> None:
         """Refuse what the section of this tag would have said, where it is known to be lost.
