@@ -16,7 +16,7 @@ from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.tree.ordering import ReferenceTree
 
-# Kodak's photographs 5 and 20, the middle 384x256: level, most bytes, least dB, by the networks alone (seventh weights, with 2 % and
+# Kodak's photographs 5 and 20, the middle 384x256: level, most bytes, least dB, by the networks alone (seventh weights, 2 % and
 # 0.05 dB to spare)
 FLOOR = {
     "5": ((12, 2675, 22.13), (24, 7760, 26.51), (40, 20600, 32.49)),
