@@ -172,6 +172,7 @@ class QuadtreeEncoder:
         prediction: Int[Tensor, "h4 w4"] | None = None,
     ):
         self._size = target.shape[0], target.shape[1]
+        self._profile = len(PROFILES) // 2  # levels that follow each other have nearly the same
         self._search, self._prediction = search, prediction
         self.predicted = warp is not None and prediction is not None
         if warp is None or prediction is None:
@@ -188,17 +189,20 @@ class QuadtreeEncoder:
         else:
             costs = self._faithful
             costs = costs + bits_of_halving(level, self._search) * self._warped
-        tree, profile, _ = cheapest_quadtree(costs, self._first, self.predicted)
-        return write_depth(tree, self._size, self._step, profile, self._prediction)
+        tree, self._profile, _ = cheapest_quadtree(costs, self._first, self.predicted, self._profile)
+        return write_depth(tree, self._size, self._step, self._profile, self._prediction)
 
 
-def cheapest_quadtree(costs: Float[Tensor, "k rows columns"], first: int, predicted: bool) -> tuple[Quadtree, int, float]:
-    """The best tree of the best profile, which is looked for from the middle while it gets cheaper.
+def cheapest_quadtree(
+    costs: Float[Tensor, "k rows columns"], first: int, predicted: bool, profile: int = len(PROFILES) // 2
+) -> tuple[Quadtree, int, float]:
+    """The best tree of the best profile, which is looked for from a first one while it gets cheaper.
 
     Args:
         costs: bits of each offset in each leaf.
         first: the offset that costs[0] stands for.
         predicted: see `quadtree_tables`.
+        profile: the first that is tried.
 
     Returns:
         tree, profile, and the cost, coded bits and all.
@@ -210,7 +214,6 @@ def cheapest_quadtree(costs: Float[Tensor, "k rows columns"], first: int, predic
     for _ in BLOCKS[1:]:
         fine = pyramid[0]
         pyramid.insert(0, fine[0::2, 0::2] + fine[0::2, 1::2] + fine[1::2, 0::2] + fine[1::2, 1::2])
-    profile = len(PROFILES) // 2
     tree, cost = _best_tree(pyramid, first, predicted, profile)
     for step in (1, -1):
         start = profile
