@@ -39,7 +39,7 @@ def crc32c(data: bytes) -> int:
 
 def read_by_the_document(data: bytes) -> tuple[dict, dict[int, tuple[bytes, bytes]], dict[bytes, bytes]]:
     magic, major, _, flags, stored, unpacked, crc = struct.unpack("<8s2BH3I", data[:24])  # section 2
-    assert magic == b"\x89LMVIC\r\n" and major == 6 and crc == crc32c(data[:20] + data[24 : 24 + stored])
+    assert magic == b"\x89LMVIC\r\n" and major == 1 and crc == crc32c(data[:20] + data[24 : 24 + stored])
     front = data[:20] + data[24 : 24 + stored]
     body = zlib.decompress(data[24 : 24 + stored]) if flags & 1 else data[24 : 24 + stored]
     assert len(body) == unpacked
