@@ -360,6 +360,7 @@ class ViewEncoder:
             search,
             lambda picture: (decoded(picture) - self.image).square().mean().item(),
             coded.cost - 8 * len(coded.depth) / (self.size[0] * self.size[1]),
+            (coded.state.image - self.image).square(),
         )
         if found is None:
             return None

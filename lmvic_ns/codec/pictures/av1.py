@@ -32,6 +32,7 @@ _GREY = 128.0
 _TEMPORAL_DELIMITER, _SEQUENCE_HEADER = b"\x12\x00", 0x0A  # OBU headers (AV1 specification, section 5.3)
 _BAND, _SAMPLE_PIXELS = 64, 1 << 18
 _ALSO_TRIED = 1.05  # subsampled chroma is tried too, and probes up to so much dearer go on
+_SLOWER_TRIED = 1.12  # a lower speed may save so much
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ def best_av1_picture(
     search: Av1Search,
     decoded_error: Callable[[Tensor], float],
     most_cost: float,
+    coded_error: Float[Tensor, "1 3 h w"] | None = None,
 ) -> Av1Picture | None:
     """The AV1 picture that costs least, or None where even the first guess is far from paying.
 
@@ -114,6 +116,7 @@ def best_av1_picture(
         search: how hard to look.
         decoded_error: mean squared error of the view that a decoded picture gives.
         most_cost: cost (lambda times error plus bits per pixel) that is to be beaten.
+        coded_error: squared errors of what costs so much; with them a large picture is given up by a part of it.
     """
     height, width = target.shape[-2:]
     if height * width > MOST_PIXELS or max(height, width) > 65536 or not av1_available():
@@ -150,7 +153,11 @@ def best_av1_picture(
                 if quality != start:
                     break
         chroma = int(cost(quality) <= cost(quality, 0))
-        if sample is None and tried[quality, chroma].cost > most_cost * _ALSO_TRIED:
+        most, allowed = most_cost, _ALSO_TRIED if search.final_speed == search.search_speed else _SLOWER_TRIED
+        if sample is not None and coded_error is not None:
+            # as if the bits were spread evenly
+            most += weight * (_rows_of_bands(coded_error).mean().item() - coded_error.mean().item())
+        if (sample is None or coded_error is not None) and tried[quality, chroma].cost > most * allowed:
             return None
         if sample is None and search.final_speed == search.search_speed:
             return tried[quality, chroma]
@@ -167,10 +174,13 @@ def _picture_of(target: Float[Tensor, "1 3 h w"]) -> Image.Image:
 def _bands(target: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 3 s w"] | None:
     """Bands of rows from all over a large picture, by which its best quality is found; None for a small one."""
     height, width = target.shape[-2:]
+    return None if height * width < 2 * _SAMPLE_PIXELS else _rows_of_bands(target)
+
+
+def _rows_of_bands(x: Float[Tensor, "1 c h w"]) -> Float[Tensor, "1 c s w"]:
+    height, width = x.shape[-2:]
     every = height * width // _SAMPLE_PIXELS
-    if every < 2:
-        return None
-    return torch.cat([target[..., top : top + _BAND, :] for top in range(0, height - _BAND + 1, every * _BAND)], -2)
+    return torch.cat([x[..., top : top + _BAND, :] for top in range(0, height - _BAND + 1, every * _BAND)], -2)
 
 
 def difference_prediction(aligned: Float[Tensor, "1 3 h w"], mask: Float[Tensor, "1 1 h w"]) -> Float[Tensor, "1 3 h w"]:
