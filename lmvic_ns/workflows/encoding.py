@@ -217,7 +217,7 @@ def encode_scene(
     points = point_sections(scene, options.points)
     sections = {**points, **(capture or {})}
     if options.points != "none" and (line := left_out(scene, points)):
-        say(line)
+        say(line, note=True)
     pixels = int((scene.cameras.height * scene.cameras.width).sum())
     written: list[tuple[int, int]] = []  # what a search has put there itself
 
@@ -418,7 +418,7 @@ def finish(
         collected = collect(encoded, scene, codec, options.workers, options.report_pictures)
     say(summary(encoded))
     for line in remarkable_views(encoded.views, encoded.lossless):
-        say(line)
+        say(line, note=True)
     if report is not None and collected is not None:
         times = {"encode": seconds, "decode and measure": time.perf_counter() - started}
         page = write_report(report, encoded, collected, report_data(encoded, collected, files, times, options.downscale))
