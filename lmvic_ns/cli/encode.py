@@ -18,22 +18,6 @@ from lmvic_ns.workflows.options import CodingOptions, weights_inputs
 if TYPE_CHECKING:
     from lmvic_ns.report.results import EncodedFile
 
-DepthChoice = Literal["auto", "files", "stereo", "none"]
-
-
-@dataclass
-class EncodeConfig(CodingOptions, Answering):
-    """Code a dataset into one file; no splat is needed."""
-
-    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENE [SCENE ...] FILE")]
-    """SCENE FILE: a folder with a transforms.json, or a COLMAP one (images/ and sparse/0/), and the .lmvic file to write.
-    SCENE SCENE ... FOLDER codes several, each into FOLDER/NAME.lmvic."""
-    depth: DepthChoice = "auto"
-    """Where depth comes from: the dataset's files, plane sweep stereo, or no depth (views stand alone)."""
-    report: Path | None = None
-    """Folder for report.html and report.json; none without."""
-
-
 def encode(config: EncodeConfig) -> int:
     """Code nerfstudio or COLMAP datasets, each into one .lmvic file.
 
@@ -85,46 +69,6 @@ def _encode_all(config: EncodeConfig, scenes: list[Path], folder: Path) -> tuple
         if status == 130:
             break
     return worst, results
-
-
-def _encode_one(config: EncodeConfig, dataset: Path, file: Path) -> tuple[int, list[dict[str, Any]]]:
-    from lmvic_ns.codec.multiview import load_codec
-    from lmvic_ns.report.files import check_report
-    from lmvic_ns.report.results import result_data
-    from lmvic_ns.report.terminal import interruptible
-    from lmvic_ns.workflows.encoding import check_output, check_partial, downscaled, encode_scene, finish, pick_device
-    from lmvic_ns.workflows.sources import dataset_inputs, dataset_scene, say_not_kept
-
-    files = dataset_inputs(dataset)
-    inputs = (*files.all, *weights_inputs(config.weights))
-    check_output(file, config.overwrite, inputs)
-    if config.points != "none":
-        files.check_points()
-    say_not_kept(str(dataset), files.not_kept(), config.strict)
-    if config.report is not None:
-        check_report(config.report, config.overwrite, inputs, file)
-    depth = "none" if config.lossless else config.depth  # pictures that refer to nothing need none
-
-    def source_now() -> str:
-        return f"{depth} {files.fingerprint()}"
-
-    source = source_now()
-    if not config.overwrite:  # early; clearing away what is in the way comes after all other checks
-        check_partial(file, config.settings(source), overwrite=False)
-    results: list[dict[str, Any]] = []
-    with interruptible(file) as outcome:
-        codec = load_codec(config.weights, pick_device(config.device))
-        capture = files.capture(config.downscale, config.metadata)
-        scene = downscaled(
-            dataset_scene(dataset, depth, config.reference_structure, downscale=config.downscale), config.downscale
-        )
-        started = time.perf_counter()
-        encoded: EncodedFile = encode_scene(scene, file, config, codec, source, inputs, source_now, capture)
-        seconds = time.perf_counter() - started
-        pictures = sorted(files.pictures)
-        outcome.status = finish(encoded, scene, codec, config, report=config.report, files=pictures, seconds=seconds)
-        results = [result_data(encoded, pictures, time.perf_counter() - started)]
-    return outcome.status, results
 
 
 @dataclass
