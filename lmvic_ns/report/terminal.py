@@ -55,6 +55,11 @@ def quiet(silent: bool = True) -> Iterator[None]:
         _quiet.reset(token)
 
 
+def is_quiet() -> bool:
+    """Whether `say` and `progress` show nothing."""
+    return _quiet.get()
+
+
 def say(text: str, *, note: bool = False) -> None:
     """One line, at once (a person may be waiting); a `note` is also shown where each scene of many has one line."""
     if note and (listener := _listener.get()) is not None:
