@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
@@ -17,7 +18,7 @@ from lmvic_ns.cli.batch import Watcher, failed
 from lmvic_ns.cli.scene_process import Answer, SceneProcess, cores
 from lmvic_ns.errors import LmvicError
 
-_CONNECT = 7.0
+_CONNECT = 5.0
 """Seconds that a scheduler has to answer."""
 _BUSY = 60.0
 """Seconds that the process of a lost worker has to let go of a partial file."""
@@ -62,27 +63,30 @@ def _connect(address: str) -> Any:
     """A client of the scheduler.
 
     Raises:
-        LmvicError: it does not answer in time.
+        LmvicError: it does not answer in time, or is none.
     """
     from distributed import Client
 
-    found: list[Any] = []
+    try:
+        kind = asyncio.run(asyncio.wait_for(_kind_of(address), _CONNECT))
+        if kind == "Scheduler":
+            return Client(address, timeout=_CONNECT, set_as_default=False, name="lmvic")
+    except Exception as error:  # a wrong scheme, an unknown host, another service, nobody there: each has its own
+        cause: Exception | None = error
+    else:
+        cause = None
+    raise LmvicError(
+        f"--cluster {address}: no Dask scheduler answers there; start one with `dask scheduler`, or give the address that it "
+        "names (tcp://HOST:8786)"
+    ) from cause
 
-    def connect() -> None:
-        try:
-            found.append(Client(address, timeout=_CONNECT, set_as_default=False, name="lmvic"))
-        except Exception as error:  # a wrong scheme, an unknown host, another service, nobody there: each has its own
-            found.append(error)
 
-    thread = threading.Thread(target=connect, daemon=True)  # a service of another kind may keep it waiting
-    thread.start()
-    thread.join(_CONNECT + 1)
-    if not found or isinstance(found[0], Exception):
-        raise LmvicError(
-            f"--cluster {address}: no Dask scheduler answers there; start one with `dask scheduler`, or give the address "
-            "that it names (tcp://HOST:8786)"
-        ) from (found[0] if found else None)
-    return found[0]
+async def _kind_of(address: str) -> str:
+    """What answers at an address; asked before a client is made, which would go on trying when it is told to stop."""
+    from distributed import rpc
+
+    async with rpc(address) as there:
+        return (await there.identity()).get("type", "")
 
 
 def _say_workers(client: Any, address: str) -> None:

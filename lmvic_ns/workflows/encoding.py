@@ -160,7 +160,7 @@ def check_partial(path: Path, settings: bytes, overwrite: bool) -> None:
     state = read_partial(partial)
     if state.settings is None or state.settings == settings:
         if state.header is not None:
-            say(f"{partial}: going on after {len(state.done)} of {len(state.header.views)} views")
+            say(f"{partial}: going on after {len(state.done)} of {len(state.header.views)} views", note=True)
         return
     if not overwrite:
         views = f"{len(state.done)} of {len(state.header.views)} views" if state.header is not None else "a run"
