@@ -106,7 +106,7 @@ class SceneProcess:
             found = {"status": MISTAKE, "error": _last_words(status, said)}
             if self._stopped:
                 found = {"status": INTERRUPTED, "error": "interrupted"}
-        return {**found, "notes": notes}
+        return {**found, "notes": list(dict.fromkeys(notes))}
 
     def stop(self) -> None:
         """End it as Ctrl-C does: what can be gone on with is kept. `answer` returns soon."""
