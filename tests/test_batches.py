@@ -55,6 +55,11 @@ def half_done(file: Path) -> bool:
         return False
 
 
+def wait_until_half_done(process: subprocess.Popen[str], files: list[Path]) -> None:
+    wait_for(lambda: process.poll() is not None or all(map(half_done, files)))
+    assert process.poll() is None, process.communicate()
+
+
 def is_free(file: Path) -> bool:
     """Whether no process writes a partial file."""
     import fcntl
@@ -171,7 +176,7 @@ def test_a_process_that_dies_is_one_line(room: Path, tmp_path: Path, monkeypatch
 def test_interrupted_jobs_go_on(how: signal.Signals, long_rooms: list[Path], long_files: Path, tmp_path: Path) -> None:
     files = [tmp_path / f"{name}.lmvic" for name in ("a", "b")]
     process = started(*long_rooms, tmp_path, "--jobs", 2)
-    wait_for(lambda: all(map(half_done, files)))
+    wait_until_half_done(process, files)
     process.send_signal(how)
     _, err = process.communicate(timeout=PATIENCE)
     if how == signal.SIGINT:
@@ -199,8 +204,10 @@ class Cluster:
 
     def _start(self, kind: str, *args: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--scheduler-file", str(self.file), *args]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return subprocess.Popen([*command, "--no-dashboard"], cwd=self._folder, env=environment(), **quiet)
+        with (self._folder / f"{kind}-{time.monotonic_ns()}.log").open("w") as log:
+            return subprocess.Popen(
+                [*command, "--no-dashboard"], cwd=self._folder, env=environment(), stdout=log, stderr=subprocess.STDOUT
+            )
 
     def close(self) -> None:
         for process in self._processes:
@@ -222,7 +229,7 @@ def test_a_cluster_that_loses_a_worker(cluster: Cluster, long_rooms: list[Path],
     files, broken = [tmp_path / f"{name}.lmvic" for name in ("a", "b")], tmp_path / "broken"
     broken.mkdir()
     process = started(*long_rooms, tmp_path, "--cluster", cluster.address)
-    wait_for(lambda: all(map(half_done, files)))
+    wait_until_half_done(process, files)
     cluster.workers[0].kill()
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0 and "2 of 2 scenes are done;" in out, err
@@ -240,7 +247,7 @@ def test_a_cluster_that_loses_a_worker(cluster: Cluster, long_rooms: list[Path],
 def test_an_interrupted_client_stops_its_workers(cluster: Cluster, long_rooms: list[Path], tmp_path: Path) -> None:
     files = [tmp_path / f"{name}.lmvic" for name in ("a", "b")]
     process = started(*long_rooms, tmp_path, "--cluster", cluster.address)
-    wait_for(lambda: all(map(half_done, files)))
+    wait_until_half_done(process, files)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130 and "partial" in err and "Traceback" not in err

@@ -50,7 +50,7 @@ def run_on_cluster(address: str, tasks: Sequence[Mapping[str, Any]], watcher: Wa
             for number, task in enumerate(tasks)
         }
         try:
-            for future in as_completed(futures):
+            for future in as_completed(futures, loop=client.loop):
                 watcher.answer(futures[future], _answer(future, client, address))
         except BaseException:
             client.cancel(list(futures), force=True)
