@@ -196,7 +196,8 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.file = folder / "scheduler.json"
         self._folder = folder
-        self._processes = [self._start("scheduler", "--host", "127.0.0.1", "--port", "0")]
+        self.scheduler = self._start("scheduler", "--host", "127.0.0.1", "--port", "0")
+        self._processes = [self.scheduler]
         wait_for(self.file.is_file)
         self.address = json.loads(self.file.read_text())["address"]
         self.workers = [self._start("worker", "--nthreads", "1", "--no-nanny") for _ in range(2)]
@@ -253,6 +254,19 @@ def test_an_interrupted_client_stops_its_workers(cluster: Cluster, long_rooms: l
     assert process.returncode == 130 and "partial" in err and "Traceback" not in err
     wait_for(lambda: all(map(is_free, files)))
     assert not any(file.exists() for file in files)
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_goes_away_is_one_line(cluster: Cluster, room: Path, long_rooms: list[Path], tmp_path: Path) -> None:
+    process = started(room, *long_rooms, tmp_path, "--cluster", cluster.address, "--json")
+    wait_until_half_done(process, [tmp_path / "b.lmvic"])  # so the room, which was begun first, is done
+    wait_for((tmp_path / f"{room.name}.lmvic").is_file)
+    wait_until_half_done(process, [tmp_path / "b.lmvic"])
+    cluster.scheduler.kill()
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 2 and "the scheduler went away" in err and len(err.splitlines()) == 1, err
+    assert "the scheduler went away" in json.loads(out)[2]["error"]
+    wait_for(lambda: is_free(tmp_path / "b.lmvic"))
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense", "foo://there"])

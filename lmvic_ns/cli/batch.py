@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lmvic_ns._util.endings import INTERRUPTED, MISTAKE, ending_of
 from lmvic_ns.cli.encoding import EncodeConfig
 from lmvic_ns.cli.scene_process import Answer, SceneProcess, cores, scene_task
+from lmvic_ns.errors import LmvicError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -125,7 +126,7 @@ def code_scenes(config: EncodeConfig, pairs: Sequence[tuple[Path, Path]]) -> tup
 
     started = time.perf_counter()
     tasks = [scene_task(config, scene, file) for scene, file in pairs]
-    display, interrupted = Display([scene for scene, _ in pairs]), False
+    display, interrupted, lost = Display([scene for scene, _ in pairs]), False, ""
     try:
         if config.cluster is not None:
             from lmvic_ns.cli.cluster import run_on_cluster
@@ -137,8 +138,14 @@ def code_scenes(config: EncodeConfig, pairs: Sequence[tuple[Path, Path]]) -> tup
                 run_here(tasks, config.jobs, display)
     except KeyboardInterrupt:
         interrupted = True
+    except LmvicError as error:
+        if not any(display.answers):
+            raise
+        lost = str(error)
     status, results, failed = INTERRUPTED if interrupted else 0, [], 0
     for (scene, file), answer in zip(pairs, display.answers, strict=True):
+        if answer is None and lost:
+            results.append({"file": str(file), "error": lost})
         if answer is None or answer["status"] == INTERRUPTED:
             continue
         status = max(status, answer["status"])
@@ -151,6 +158,9 @@ def code_scenes(config: EncodeConfig, pairs: Sequence[tuple[Path, Path]]) -> tup
         f"{len(made)} of {len(pairs)} scenes are done{f' ({before} of them before)' if before else ''}"
         f"{f', {failed} failed' if failed else ''}; {duration_text(time.perf_counter() - started)}"
     )
+    if lost:
+        status = MISTAKE
+        print(f"lmvic: {lost}", file=sys.stderr, flush=True)
     if interrupted:
         _tell_interrupted([file for _, file in pairs])
     return status, results

@@ -39,8 +39,9 @@ def run_on_cluster(address: str, tasks: Sequence[Mapping[str, Any]], watcher: Wa
     from distributed import as_completed
 
     if libraries_are_quiet():
-        for name in ("distributed", "tornado", "asyncio"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
+        for name in list(logging.root.manager.loggerDict):  # each has a level of its own
+            if name.partition(".")[0] in ("distributed", "tornado", "asyncio"):
+                logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     client = _connect(address)
     try:
         _say_workers(client, address)
@@ -86,7 +87,7 @@ async def _kind_of(address: str) -> str:
     from distributed import rpc
 
     async with rpc(address) as there:
-        return (await there.identity()).get("type", "")
+        return dict(await there.identity() or {}).get("type", "")
 
 
 def _say_workers(client: Any, address: str) -> None:
@@ -155,9 +156,9 @@ def _refused(worker: Any, why: str) -> Answer:
 
 
 def _stop_if_cancelled(worker: Any, key: str, process: SceneProcess, over: threading.Event) -> None:
-    """End the scene when nobody wants its answer any more: the client was interrupted, or went away."""
+    """End the scene when nobody wants its answer any more: the client was interrupted or went away, or the worker ends."""
     while not over.wait(0.5):
         task = worker.state.tasks.get(key)
-        if task is None or task.state == "cancelled":
+        if task is None or task.state == "cancelled" or worker.status.name in ("closing", "closed", "failed"):
             process.stop()
             return
