@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lmvic_ns._util.endings import INTERRUPTED, MISTAKE, ending_of
 from lmvic_ns.cli.encoding import EncodeConfig
-from lmvic_ns.cli.scene_process import Answer, SceneProcess, cores, scene_task
+from lmvic_ns.cli.scene_process import Answer, SceneProcess, scene_task, threads_each
 from lmvic_ns.errors import LmvicError
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def run_here(tasks: Sequence[dict[str, Any]], jobs: int, watcher: Watcher) -> No
         KeyboardInterrupt: after all processes have ended, and `watcher` has their answers.
     """
     jobs = min(jobs, len(tasks))
-    threads = max(1, cores() // jobs)
+    threads = threads_each(jobs)
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in range(len(tasks)):
         waiting.put(number)

@@ -15,7 +15,7 @@ from lmvic_ns import __version__
 from lmvic_ns._util.endings import MISTAKE
 from lmvic_ns._util.libraries import libraries_are_quiet
 from lmvic_ns.cli.batch import Watcher, failed
-from lmvic_ns.cli.scene_process import Answer, SceneProcess, cores
+from lmvic_ns.cli.scene_process import Answer, SceneProcess, threads_each
 from lmvic_ns.errors import LmvicError
 
 _CONNECT = 5.0
@@ -136,7 +136,7 @@ def code_scene(task: Mapping[str, Any]) -> Answer:
         return _refused(worker, f"has lmvic {__version__}, and {task['version']} asks it: install the same version")
     if task["folder"] is not None and not os.path.isdir(task["folder"]):
         return _refused(worker, f"does not see {task['folder']}: give paths that all machines see")
-    threads = max(1, cores() // max(1, worker.state.nthreads))
+    threads = threads_each(max(1, worker.state.nthreads))
     key = worker.get_current_task()
     deadline = time.monotonic() + _BUSY
     while True:

@@ -46,9 +46,11 @@ def _is_path(config: EncodeConfig) -> bool:
     return config.weights.endswith(".safetensors")
 
 
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def threads_each(scenes: int) -> int:
+    """Threads of a scene when so many are coded at the same time: its share of the cores, and not more than OMP_NUM_THREADS."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    bound = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(cores // scenes, int(bound) if bound.isdecimal() else cores))
 
 
 class SceneProcess:
