@@ -37,6 +37,10 @@ class OtherSettingsError(LmvicError):
     """The partial file was begun with other settings, views or weights."""
 
 
+class BusyError(LmvicError):
+    """Another run is writing the partial file."""
+
+
 class Writer:
     """Writes `path + ".partial"` and renames it when all is there, so that no unfinished file looks whole.
 
@@ -232,7 +236,7 @@ class Writer:
         """Let no other run write this partial file at the same time, where the system has such locks.
 
         Raises:
-            LmvicError: another run is writing it.
+            BusyError: another run is writing it.
         """
         try:
             import fcntl
@@ -241,7 +245,7 @@ class Writer:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise LmvicError(f"{self.partial}: another run is writing it; wait for its end, or choose another name") from None
+            raise BusyError(f"{self.partial}: another run is writing it; wait for its end, or choose another name") from None
         except OSError:  # a file system without locks
             return
 

@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import sys
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
-from lmvic_ns._util.endings import MISTAKE, ending_of
+from lmvic_ns._util.endings import INTERRUPTED, MISTAKE, ending_of
 from lmvic_ns.cli.common import Answering
+from lmvic_ns.cli.encoding import DepthChoice, EncodeConfig, encode_one
 from lmvic_ns.errors import LmvicError
-from lmvic_ns.workflows.options import CodingOptions, weights_inputs
-
-if TYPE_CHECKING:
-    from lmvic_ns.report.results import EncodedFile
-
-DepthChoice = Literal["auto", "files", "stereo", "none"]
-
-
-@dataclass
-class EncodeConfig(CodingOptions, Answering):
-    """Code a dataset into one file; no splat is needed."""
-
-    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENE [SCENE ...] FILE")]
-    """SCENE FILE: a folder with a transforms.json, or a COLMAP one (images/ and sparse/0/), and the .lmvic file to write.
-    SCENE SCENE ... FOLDER codes several, each into FOLDER/NAME.lmvic."""
-    depth: DepthChoice = "auto"
-    """Where depth comes from: the dataset's files, plane sweep stereo, or no depth (views stand alone)."""
-    report: Path | None = None
-    """Folder for report.html and report.json; none without."""
+from lmvic_ns.workflows.options import CodingOptions
 
 
 def encode(config: EncodeConfig) -> int:
     """Code nerfstudio or COLMAP datasets, each into one .lmvic file.
+
+    Of several scenes, those whose file is there and was made with the same settings and pictures are not coded again.
 
     Raises:
         LmvicError: the dataset, an option, the weights or the place to write to is not fit.
@@ -43,88 +29,83 @@ def encode(config: EncodeConfig) -> int:
     from lmvic_ns.report.terminal import print_json, quiet
 
     config.check()
-    *scenes, target = config.paths
+    *scenes, target = map(local_path, config.paths)
     if not scenes:
         raise LmvicError(
             "give a scene and the .lmvic file to write: lmvic encode SCENE FILE (several scenes: SCENE ... FOLDER)"
         )
     with quiet(config.quiet or config.json):
-        if len(scenes) == 1:
-            status, results = _encode_one(config, scenes[0], target)
+        if len(scenes) > 1:
+            status, results = _encode_all(config, _pairs(config, scenes, target))
+        elif config.cluster is not None:
+            status, results = _at_once(config, [(scenes[0], target)])
         else:
-            status, results = _encode_all(config, scenes, target)
+            status, results = encode_one(config, scenes[0], target)
     if config.json:
         print_json(results[0] if len(scenes) == 1 and results else results)
     return status
 
 
-def _encode_all(config: EncodeConfig, scenes: list[Path], folder: Path) -> tuple[int, list[dict[str, Any]]]:
-    """Each scene into a file of its name; one that fails does not stop the others."""
-    from lmvic_ns.report.terminal import say
+def local_path(path: Path) -> Path:
+    """The path that `file:///...` stands for, and any other path itself.
 
+    Raises:
+        LmvicError: an address of another kind.
+    """
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(path))
+    if found is None or path.exists():
+        return path
+    if found[1].lower() == "file":
+        return Path("/" + found[2])
+    raise LmvicError(
+        f"{path}: is an address; encode reads scenes from and writes files to folders: mount it, or copy the scenes"
+    )
+
+
+def _pairs(config: EncodeConfig, scenes: Sequence[Path], folder: Path) -> list[tuple[Path, Path]]:
+    """Each scene and its file.
+
+    Raises:
+        LmvicError: they cannot all go there.
+    """
     if folder.suffix == ".lmvic":
         raise LmvicError(f"{folder}: {len(scenes)} scenes need a folder to write to, not a file")
     names = [scene.resolve().parent.name if scene.suffix == ".json" else scene.resolve().name for scene in scenes]
     if len(set(names)) != len(names):
         raise LmvicError(f"two scenes are called {max(names, key=names.count)!r}: code them one by one")
-    if config.report is not None and len(scenes) > 1:
+    if config.report is not None:
         raise LmvicError("--report takes one scene: leave it out, or code the scenes one by one")
+    return [(scene, folder / f"{name}.lmvic") for scene, name in zip(scenes, names, strict=True)]
+
+
+def _at_once(config: EncodeConfig, pairs: Sequence[tuple[Path, Path]]) -> tuple[int, list[dict[str, Any]]]:
+    from lmvic_ns.cli.batch import code_scenes
+
+    return code_scenes(config, pairs)
+
+
+def _encode_all(config: EncodeConfig, pairs: Sequence[tuple[Path, Path]]) -> tuple[int, list[dict[str, Any]]]:
+    """Each scene into a file of its name; one that fails does not stop the others."""
+    from lmvic_ns.report.terminal import say
+
+    if config.jobs > 1 or config.cluster is not None:
+        return _at_once(config, pairs)
     worst, results = 0, []
-    for scene, name in zip(scenes, names, strict=True):
-        say(f"{scene}: {len(results) + 1} of {len(scenes)}")
+    for scene, file in pairs:
+        say(f"{scene}: {len(results) + 1} of {len(pairs)}")
         try:
-            status, found = _encode_one(config, scene, folder / f"{name}.lmvic")
+            status, found = encode_one(config, scene, file, restartable=True)
         except Exception as error:
             ending = ending_of(error)
             if ending is None or ending.status != MISTAKE:
                 raise
             print(f"lmvic: {ending.line}", file=sys.stderr)
-            status, found = MISTAKE, [{"file": str(folder / f"{name}.lmvic"), "error": ending.line}]
+            status, found = MISTAKE, [{"file": str(file), "error": ending.line}]
         results += found
         worst = max(worst, status)
-        if status == 130:
+        if status == INTERRUPTED:
             break
     return worst, results
-
-
-def _encode_one(config: EncodeConfig, dataset: Path, file: Path) -> tuple[int, list[dict[str, Any]]]:
-    from lmvic_ns.codec.multiview import load_codec
-    from lmvic_ns.report.files import check_report
-    from lmvic_ns.report.results import result_data
-    from lmvic_ns.report.terminal import interruptible
-    from lmvic_ns.workflows.encoding import check_output, check_partial, downscaled, encode_scene, finish, pick_device
-    from lmvic_ns.workflows.sources import dataset_inputs, dataset_scene, say_not_kept
-
-    files = dataset_inputs(dataset)
-    inputs = (*files.all, *weights_inputs(config.weights))
-    check_output(file, config.overwrite, inputs)
-    if config.points != "none":
-        files.check_points()
-    say_not_kept(str(dataset), files.not_kept(), config.strict)
-    if config.report is not None:
-        check_report(config.report, config.overwrite, inputs, file)
-    depth = "none" if config.lossless else config.depth  # pictures that refer to nothing need none
-
-    def source_now() -> str:
-        return f"{depth} {files.fingerprint()}"
-
-    source = source_now()
-    if not config.overwrite:  # early; clearing away what is in the way comes after all other checks
-        check_partial(file, config.settings(source), overwrite=False)
-    results: list[dict[str, Any]] = []
-    with interruptible(file) as outcome:
-        codec = load_codec(config.weights, pick_device(config.device))
-        capture = files.capture(config.downscale, config.metadata)
-        scene = downscaled(
-            dataset_scene(dataset, depth, config.reference_structure, downscale=config.downscale), config.downscale
-        )
-        started = time.perf_counter()
-        encoded: EncodedFile = encode_scene(scene, file, config, codec, source, inputs, source_now, capture)
-        seconds = time.perf_counter() - started
-        pictures = sorted(files.pictures)
-        outcome.status = finish(encoded, scene, codec, config, report=config.report, files=pictures, seconds=seconds)
-        results = [result_data(encoded, pictures, time.perf_counter() - started)]
-    return outcome.status, results
 
 
 @dataclass

@@ -36,7 +36,7 @@ class Command:
 COMMANDS: Mapping[str, Command] = {
     "demo": Command("lmvic_ns.cli.demo:demo", "Make a small room, train, export, decode, in minutes."),
     "export": Command("lmvic_ns.cli.nerfstudio_export:export", "Code a trained scene's photographs into one file."),
-    "encode": Command("lmvic_ns.cli.encode:encode", "Code a dataset into one file."),
+    "encode": Command("lmvic_ns.cli.encode:encode", "Code a dataset into one file, or many, each into its own."),
     "estimate": Command("lmvic_ns.cli.encode:estimate", "Say what a dataset would take at the named qualities."),
     "decode": Command("lmvic_ns.cli.decode:decode", "Decode a file into a dataset to train on."),
     "info": Command("lmvic_ns.cli.inspect:info", "Show what is in a file; needs no weights."),
@@ -63,6 +63,7 @@ EXTRAS: Mapping[str, frozenset[str]] = {
     "train": frozenset({"lightning", "tensorboard", "pytorch_msssim"}),
     "eval": frozenset({"av", "bjontegaard", "pillow_heif", "imagecodecs", "matplotlib", "cv2"}),
     "paper": frozenset({"compressai"}),
+    "cluster": frozenset({"distributed", "dask"}),
 }
 """Packages that each extra of this package brings (pyproject.toml)."""
 

@@ -240,7 +240,7 @@ class MultiViewCodec:
             quality=float(options.quality),
             view_quality=levels,
             inverse_depth_scale=scale,
-            encode=_digest(options),
+            encode=options_digest(options),
         )
         cameras = file_cameras(header)  # as the file holds them, so that both sides compute with the same bits
         records: list[EncodedView] = []
@@ -471,7 +471,7 @@ def _descendants(children: Mapping[int, Sequence[int]], view: int) -> list[int]:
     return found
 
 
-def _digest(options: EncodeOptions) -> bytes:
+def options_digest(options: EncodeOptions) -> bytes:
     """Stands for the options in the header, so that units of two encodes of one scene are never mixed."""
     text = repr(replace(options, resume=False))
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=ENCODE_BYTES).digest()

@@ -128,6 +128,7 @@ def result_data(encoded: EncodedFile, files: Sequence[Path], seconds: float) -> 
         "bits_per_pixel": encoded.size * 8 / encoded.pixels,
         "psnr": encoded.psnr,
         "missed_target": encoded.missed or None,
+        "done_before": False,
         "seconds": seconds,
         "views": [
             {

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lmvic_ns.bitstream.partial import partial_path
 
@@ -20,6 +20,29 @@ if TYPE_CHECKING:
 
 
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+class Listener(Protocol):
+    """Who is told of a command's way when it runs for another program, as the scenes of a batch do."""
+
+    def step(self, task: str, done: int, total: int) -> None:
+        """So many steps of a task are done."""
+
+    def note(self, line: str) -> None:
+        """A line that people need to see, however many scenes there are."""
+
+
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def listened_to(listener: Listener) -> Iterator[None]:
+    """Within, `listener` is told what `progress` and the notes of `say` show, quiet or not."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 @contextmanager
@@ -32,8 +55,15 @@ def quiet(silent: bool = True) -> Iterator[None]:
         _quiet.reset(token)
 
 
-def say(text: str) -> None:
-    """One line, at once (a person may be waiting)."""
+def is_quiet() -> bool:
+    """Whether `say` and `progress` show nothing."""
+    return _quiet.get()
+
+
+def say(text: str, *, note: bool = False) -> None:
+    """One line, at once (a person may be waiting); a `note` is also shown where each scene of many has one line."""
+    if note and (listener := _listener.get()) is not None:
+        listener.note(text)
     if not _quiet.get():
         print(text, flush=True)
 
@@ -96,7 +126,16 @@ def progress(task: str, total: int) -> Iterator[Callable[[str], None]]:
     console = plain_console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=_quiet.get() or not console.is_terminal) as bar:
         number = bar.add_task(task, total=total, remark="")
-        yield lambda remark: bar.update(number, advance=1, remark=remark)
+        listener, done = _listener.get(), 0
+
+        def step(remark: str) -> None:
+            nonlocal done
+            done += 1
+            bar.update(number, advance=1, remark=remark)
+            if listener is not None:
+                listener.step(task, done, total)
+
+        yield step
 
 
 @dataclass

@@ -160,7 +160,7 @@ def check_partial(path: Path, settings: bytes, overwrite: bool) -> None:
     state = read_partial(partial)
     if state.settings is None or state.settings == settings:
         if state.header is not None:
-            say(f"{partial}: going on after {len(state.done)} of {len(state.header.views)} views")
+            say(f"{partial}: going on after {len(state.done)} of {len(state.header.views)} views", note=True)
         return
     if not overwrite:
         views = f"{len(state.done)} of {len(state.header.views)} views" if state.header is not None else "a run"
@@ -217,7 +217,7 @@ def encode_scene(
     points = point_sections(scene, options.points)
     sections = {**points, **(capture or {})}
     if options.points != "none" and (line := left_out(scene, points)):
-        say(line)
+        say(line, note=True)
     pixels = int((scene.cameras.height * scene.cameras.width).sum())
     written: list[tuple[int, int]] = []  # what a search has put there itself
 
@@ -418,7 +418,7 @@ def finish(
         collected = collect(encoded, scene, codec, options.workers, options.report_pictures)
     say(summary(encoded))
     for line in remarkable_views(encoded.views, encoded.lossless):
-        say(line)
+        say(line, note=True)
     if report is not None and collected is not None:
         times = {"encode": seconds, "decode and measure": time.perf_counter() - started}
         page = write_report(report, encoded, collected, report_data(encoded, collected, files, times, options.downscale))

@@ -240,7 +240,7 @@ def say_not_kept(source: str, lines: Sequence[str], strict: bool) -> None:
     if lines and strict:
         raise SceneError(f"{source}: not kept would be: {'; '.join(lines)}: leave out --strict to make the file all the same")
     if lines:
-        say(f"{source}: not kept: {'; '.join(lines)}")
+        say(f"{source}: not kept: {'; '.join(lines)}", note=True)
 
 
 def lens_remarks(records: CaptureRecords) -> list[str]:

@@ -1,0 +1,159 @@
+"""What a restarted batch takes as done: a finished file that is whole and was made with the same settings and pictures.
+
+While a scene of a batch is coded, a mark (`FILE.unchecked`) stands beside its file. A file that has one was written and not
+yet decoded when its process died, or failed that check.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lmvic_ns._util.output import settled, writing
+from lmvic_ns.bitstream.partial import finished_path, partial_path
+from lmvic_ns.bitstream.reader import Reader
+from lmvic_ns.codec.multiview import MultiViewCodec, options_digest
+from lmvic_ns.errors import BitstreamError, LmvicError
+from lmvic_ns.report.inspection import byte_split
+from lmvic_ns.report.results import DO_NOT_RELY, psnr_8bit
+from lmvic_ns.report.terminal import progress
+from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.workflows.options import CodingOptions
+
+MARK = ".unchecked"
+
+
+class Mark:
+    """Stands beside a file from before it is begun until it is checked.
+
+    Args:
+        path: the finished file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = finished_path(path)
+        self._place = self._file.with_name(self._file.name + MARK)
+
+    @property
+    def there(self) -> bool:
+        """Whether the file's check is not over."""
+        return self._place.is_file()
+
+    @property
+    def failure(self) -> str:
+        """What the check found, empty if it found nothing or was not done."""
+        with writing(self._place):
+            return self._place.read_text("utf-8", "replace") if self.there else ""
+
+    def put(self, failure: str = "") -> None:
+        """Set the mark, with what the check found.
+
+        Raises:
+            LmvicError: the folder does not take it.
+        """
+        with writing(self._place):
+            self._place.write_text(failure, "utf-8", "replace")
+
+    def take_away(self) -> None:
+        """The file is checked, or there is none."""
+        with suppress(OSError):
+            self._place.unlink(missing_ok=True)
+
+    def settle(self) -> None:
+        """After an error or an interruption: the mark stays with what was begun, and goes if that is nothing."""
+        if not self._file.exists() and not partial_path(self._file).exists():
+            self.take_away()
+
+
+def made_with(path: Path, options: CodingOptions, settings: bytes, weights_hash: bytes) -> bool:
+    """Whether `path` is a finished file that these options, pictures and weights gave.
+
+    Args:
+        path: may be anything, or nothing.
+        options: of this run.
+        settings: see `CodingOptions.settings`.
+        weights_hash: of the weights that this run takes.
+
+    Raises:
+        LmvicError: it is one, and is damaged.
+    """
+    if not settled(path).is_file():
+        return False
+    try:
+        with Reader(path) as reader:
+            header = reader.header
+            if reader.unfinished or not float(header.quality).is_integer() or header.weights_hash != weights_hash:
+                return False
+            how = replace(options.encode_options(int(header.quality)), settings=settings)
+            if header.encode != options_digest(how):
+                return False
+            damage = reader.verify()
+    except BitstreamError:
+        return False
+    if damage:
+        raise LmvicError(f"{path}: was made with these settings and is damaged ({damage[0]}): make it anew with --overwrite")
+    return True
+
+
+def measured(path: Path, scene: MultiViewScene, codec: MultiViewCodec) -> dict[int, float]:
+    """PSNR of every view of a finished file, dB, by its number.
+
+    Raises:
+        LmvicError: a view is missing or no picture.
+    """
+    found: dict[int, float] = {}
+    with Reader(path) as reader, progress("checking", len(scene)) as step:
+        for view in codec.decode(reader):
+            found[view.index] = psnr_8bit(view.image, scene.image(view.index))
+            step(f"{view.name}: {found[view.index]:.2f} dB")
+    if len(found) != len(scene):
+        raise LmvicError(f"{path}: {len(found)} of {len(scene)} views decode: {DO_NOT_RELY}")
+    return found
+
+
+def done_data(path: Path, pictures: Sequence[Path], options: CodingOptions, psnr: dict[int, float]) -> dict[str, Any]:
+    """What `lmvic encode --json` prints of a file that an earlier run has made, in the words of `result_data`.
+
+    Args:
+        path: the file.
+        pictures: the captured files.
+        options: their target is looked at.
+        psnr: see `measured`; empty if the file was not decoded.
+    """
+    with Reader(path) as reader:
+        header, sizes, split = reader.header, reader.sizes(), byte_split(reader)
+    pixels = sum(view.width * view.height for view in header.views)
+    rate = (split.total - split.points) * 8 / pixels
+    mean = math.fsum(psnr.values()) / len(psnr) if psnr else None
+    missed = None
+    if options.target_bpp is not None and rate > options.target_bpp:
+        missed = f"{rate:.5f} bits a pixel, for at most {options.target_bpp:g}"
+    if options.target_psnr is not None and mean is not None and mean < options.target_psnr:
+        missed = f"{mean:.3f} dB of {options.target_psnr:g} dB"
+    return {
+        "file": str(path),
+        "bytes": split.total,
+        "points_bytes": split.points,
+        "captured_bytes": sum(picture.stat().st_size for picture in pictures if picture.is_file()),
+        "quality": int(header.quality),
+        "pixels": pixels,
+        "bits_per_pixel": rate,
+        "psnr": mean,
+        "missed_target": missed,
+        "done_before": True,
+        "seconds": 0.0,
+        "views": [
+            {
+                "name": view.name,
+                "reference": header.views[view.parent].name if view.parent >= 0 else None,
+                "depth_bytes": size.depth if size is not None else None,
+                "image_bytes": size.image if size is not None else None,
+                "psnr": psnr.get(number),
+            }
+            for number, (view, size) in enumerate(zip(header.views, sizes, strict=True))
+        ],
+    }
