@@ -325,7 +325,7 @@ class FolderOutput:
                 self._place.mkdir(parents=True, exist_ok=True)
                 remove_abandoned(self._place)
                 self.staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=self._place))
-                self._held = held(self.staging)
+                self._held = lock_folder(self.staging)
         except BaseException:
             self._remove_made()
             raise
@@ -403,7 +403,7 @@ class FolderOutput:
                 path.rmdir()
 
 
-def held(folder: Path) -> int | None:
+def lock_folder(folder: Path) -> int | None:
     """A descriptor that locks a folder until it is closed or its process ends; None if another process holds it, or the
     system has no such locks.
     """
@@ -424,7 +424,7 @@ def held(folder: Path) -> int | None:
 def remove_abandoned(place: Path) -> None:
     """Remove what killed runs have left behind in a folder."""
     for path in place.glob(STAGING_PREFIX + "*"):
-        descriptor = held(path) if path.is_dir() and not path.is_symlink() else None
+        descriptor = lock_folder(path) if path.is_dir() and not path.is_symlink() else None
         if descriptor is not None:
             shutil.rmtree(path, ignore_errors=True)
             os.close(descriptor)

@@ -9,7 +9,7 @@ from lmvic_ns.errors import LmvicError
 
 
 @dataclass(kw_only=True)
-class Talking:
+class OutputOptions:
     """How much a command prints."""
 
     quiet: bool = False
@@ -17,7 +17,7 @@ class Talking:
 
 
 @dataclass(kw_only=True)
-class Answering(Talking):
+class Answering(OutputOptions):
     """Whether a command prints text for people or JSON for scripts."""
 
     json: bool = False

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lmvic_ns.cli.common import ReadingLimits, Talking
+from lmvic_ns.cli.common import OutputOptions, ReadingLimits
 from lmvic_ns.errors import LmvicError
 
 
@@ -43,7 +43,7 @@ class DecodeOptions:
 
 
 @dataclass
-class DecodeConfig(ReadingLimits, Talking, DecodeOptions):
+class DecodeConfig(ReadingLimits, OutputOptions, DecodeOptions):
     """Decode a file into a dataset that any nerfstudio method trains on."""
 
 
@@ -65,7 +65,7 @@ def decode(config: DecodeConfig) -> int:
                 config.file,
                 config.out,
                 views=config.views,
-                form=DatasetFormat(config.format, config.depth, config.lens, config.layout),
+                format=DatasetFormat(config.format, config.depth, config.lens, config.layout),
                 weights=config.weights,
                 device=config.device,
                 workers=config.workers,

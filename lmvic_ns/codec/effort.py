@@ -25,7 +25,7 @@ class Effort:
         illumination: match the reference's exposure and white balance (`lmvic_ns.codec.pictures.illumination`).
         alone: code a view also without its reference, in case that is cheaper.
         thrift: how much bits count when symbols of a view without and with a reference are rounded
-            (`lmvic_ns.codec.networks.rates.thrifty_rounding`).
+            (`lmvic_ns.codec.networks.rates.rate_distortion_rounding`).
         stored: store a view as an ordinary picture where that is cheaper (`lmvic_ns.codec.pictures.stored`).
         av1: code a view also as an AV1 picture, or as one of its difference from the reference, in case that is cheaper
             (`lmvic_ns.codec.pictures.av1`).

@@ -57,7 +57,7 @@ def photo_loss(
     return lambdas * distortion + bits.float() / pixels
 
 
-def tempered(loss: Float[Tensor, "b"], limit: float = 10.0) -> Float[Tensor, "b"]:
+def log_limited(loss: Float[Tensor, "b"], limit: float = 10.0) -> Float[Tensor, "b"]:
     """Grows as a logarithm beyond the limit, so that one picture gone wrong does not drown the others of its step."""
     return torch.where(loss > limit, limit * (1 + (loss.clamp(min=limit) / limit).log()), loss)
 

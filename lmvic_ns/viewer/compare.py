@@ -34,7 +34,7 @@ class Shown:
     psnr: float | None = None
 
 
-class PictureShelf:
+class PictureFiles:
     """Gives pictures an address in the page: a file below the server's folder, or a data URL where there is no folder.
 
     Args:

@@ -32,20 +32,20 @@ class DepthSearch:
     Attributes:
         reach: offsets -reach..reach are tried.
         step_pixels: a step moves the view's median pixel so far.
-        worth: bits that halving a leaf's warp error saves, for each pixel, at lambda = 1; grows with sqrt(lambda).
+        warp_weight: bits that halving a leaf's warp error saves, for each pixel, at lambda = 1; grows with sqrt(lambda).
         fidelity: bits for each leaf and squared step away from the scene's own depth, up to nine of them: decides where
             no texture tells.
         root_step: step of a view without a prediction, in units of 1/65536.
-        root_worth: bits for each leaf and squared step of its error, at lambda = 500; grows with sqrt(lambda). All views that
+        root_weight: bits for each leaf and squared step of its error, at lambda = 500; grows with sqrt(lambda). All views that
             descend from it inherit the root's depth.
     """
 
     reach: int = 32
     step_pixels: float = 0.5
-    worth: float = 0.004
+    warp_weight: float = 0.004
     fidelity: float = 0.01
     root_step: int = 256
-    root_worth: float = 2.0
+    root_weight: float = 2.0
 
 
 class WarpCosts:
@@ -151,7 +151,7 @@ def _leaf_means(x: Float[Tensor, "h4 w4"]) -> Float[Tensor, "rows columns"]:
 
 def bits_of_halving(level: float, search: DepthSearch) -> float:
     """What half the warp error saves in a leaf at this level."""
-    return search.worth * image_lambda(level) ** 0.5 * LEAF**2
+    return search.warp_weight * image_lambda(level) ** 0.5 * LEAF**2
 
 
 class QuadtreeEncoder:
@@ -184,7 +184,7 @@ class QuadtreeEncoder:
     def __call__(self, level: float) -> tuple[bytes, Float[Tensor, "1 h4 w4"]]:
         """The depth part for what a good warp is worth at this level, and the depth that decoders will have."""
         if self._warped is None:
-            costs = self._search.root_worth * (image_lambda(level) / 500) ** 0.5 * self._faithful
+            costs = self._search.root_weight * (image_lambda(level) / 500) ** 0.5 * self._faithful
         else:
             costs = self._faithful
             costs = costs + bits_of_halving(level, self._search) * self._warped
