@@ -1,4 +1,4 @@
-"""Where results go, the same for every writer: inputs are never written over, and only our own files are replaced.
+"""Safe output files and folders: inputs are never overwritten, and only files of this program are replaced.
 
 A folder that this program filled holds a list of what it wrote (`.lmvic-files.json`: names and checksums). Overwriting
 removes the files of that list and nothing else; a listed file that was changed since is its owner's, and is refused.
@@ -404,8 +404,8 @@ class FolderOutput:
 
 
 def lock_folder(folder: Path) -> int | None:
-    """A descriptor that locks a folder until it is closed or its process ends; None if another process holds it, or the
-    system has no such locks.
+    """Lock a folder until the returned descriptor is closed or the process ends; None if another process has locked it, or
+    if the system has no such locks.
     """
     try:
         import fcntl

@@ -40,7 +40,7 @@ _REACH = 2.0  # of the sphere round all cameras and most points; points farther 
 
 @dataclass
 class PageContent:
-    """What a page holds.
+    """Number of views on a page, and problems.
 
     Attributes:
         views: how many are shown.

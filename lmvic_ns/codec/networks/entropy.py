@@ -1,6 +1,6 @@
 """Entropy model of the practical codec: hyperprior, quadtree steps, and tables chosen by exact integers.
 
-The latent is coded in the four steps of the quadtree partition (method.md section 5). In every step the table of a symbol
+The latent is coded in the four steps of the quadtree partition of the paper. In every step the table of a symbol
 (its Gaussian's scale) is computed in exact integer arithmetic from integers alone: the decoded hyper-latent, the quality
 level, the exact part of the cross-view prior and the *symbols* decoded in earlier steps. Means may come from a float
 network that sees everything (hyperprior, cross-view features, decoded neighbours): an error of one ulp there moves the

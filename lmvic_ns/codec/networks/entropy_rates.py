@@ -35,7 +35,7 @@ class EntropyOutput:
 
 @dataclass
 class _CodedSteps:
-    """What the four steps gave: values, and each symbol with the scale of its table."""
+    """Results of the four coding steps: decoded values, and each symbol with the scale of its table."""
 
     decoded: Tensor
     residual: Tensor
@@ -44,7 +44,7 @@ class _CodedSteps:
 
 
 class EntropyRates(EntropyNetworks):
-    """What a latent would cost, with gradients."""
+    """Estimated rate of a latent, with gradients."""
 
     def forward(
         self,

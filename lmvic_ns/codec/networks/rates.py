@@ -60,8 +60,9 @@ def rate_distortion_rounding(
 ) -> Float[Tensor, "*s"]:
     """Symbols chosen by rate and distortion, as RDOQ in video encoders.
 
-    Of the two integers around a residual, the smaller in magnitude is taken unless the larger is worth its bits. At high
-    rate a uniform quantizer of step 1 trades a squared error of ln(2) / 6 for each bit; `rate_weight` multiplies that price.
+    Of the two integers around a residual, the smaller in magnitude is taken, unless the larger one lowers distortion plus
+    weighted rate. At high rate, a uniform quantizer of step 1 trades a squared error of ln(2) / 6 for each bit; `rate_weight`
+    multiplies this factor.
 
     Args:
         residual: what is to be coded, at the symbols' scale.
