@@ -1,4 +1,4 @@
-"""Where tables, curves and other results go: beside what is there, never over what somebody else wrote or changed."""
+"""Output of tables, curves and other results into a folder, without overwriting files of others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chosen view in viser's panel: decoded, under a slider with the original where there is one. MDX, run by the page."""
+"""MDX elements of viser's panel that show the chosen view beside its original."""
 
 from __future__ import annotations
 
