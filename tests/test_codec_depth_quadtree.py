@@ -95,7 +95,7 @@ def test_roots_keep_surfaces_smooth_and_edges_sharp() -> None:
     slope = torch.linspace(0.3, 0.5, 128)[None].expand(128, -1).clone()
     slope[:, 64:] += 0.3
     search = DepthSearch()
-    tree, profile, _ = cheapest_quadtree(search.root_worth * root_costs(slope, search), 0, predicted=False)
+    tree, profile, _ = cheapest_quadtree(search.root_weight * root_costs(slope, search), 0, predicted=False)
     data, depth = write_depth(tree, (128, 128), search.root_step, profile, None)
     assert len(data) < 700
     error = (depth[0].float() - slope).abs()

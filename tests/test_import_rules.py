@@ -1,4 +1,4 @@
-"""The rule that keeps the codec usable without nerfstudio: its rooms import neither nerfstudio, gsplat nor viser."""
+"""Import rules: the codec's packages import neither nerfstudio nor gsplat nor viser, and no package imports a later one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ORDER = (
     "demo",
     "cli",
 )
-"""A room imports only from those before it."""
+"""A package imports only from those before it."""
 LIGHT = (
     "_util",
     "scene",
@@ -46,7 +46,7 @@ LIGHT = (
     "cli/main.py",
     "errors.py",
 )
-"""Rooms that work without nerfstudio."""
+"""Packages that work without nerfstudio."""
 FOREIGN = ("nerfstudio", "gsplat", "viser", "lmvic_ns.splat", "lmvic_ns.viewer", "lmvic_ns.method_configs")
 SOURCES = sorted(
     source for room in LIGHT for source in ([PACKAGE / room] if room.endswith(".py") else (PACKAGE / room).rglob("*.py"))

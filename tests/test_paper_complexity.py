@@ -23,7 +23,7 @@ def test_parameters_are_the_published_ones(paper: PaperCodec) -> None:
     assert parameters(paper.decoder_side()) == pytest.approx(36.9e6, rel=0.01)
     image, depth = paper.image, paper.depth
     assert image.mask_extractor is not None and depth.mask_extractor is not None
-    published = {  # method.md, section 4, in millions
+    published = {  # in the paper, in millions
         3.805: [image.encoder],
         2.921: [depth.encoder],
         2.309: [depth.decoder],

@@ -135,7 +135,7 @@ def test_chain_loss_is_equation_9():
         depth = (out.inverse_depth - out.depth_target).square().flatten(1).mean(1)
         lambdas = lambda_of_level(batch.level)
         total += weights[n] * (lambdas * error + 3 * lambdas * depth) + (out.image_bits + out.depth_bits) / 64**2
-    # each view's term is tempered where it is beyond all measure, as those of an untrained codec are
+    # each view's term is limited (`log_limited`) where it is very large, as for an untrained codec
     assert float(result.loss) <= float((total / 4).mean())
     gentle = ChainObjective(LossConfig(level_weight_power=0.0), lambda level: 0.01 * level + 0.01, lambda level: 0 * level, 64)
     small = gentle(model, batch)

@@ -83,7 +83,7 @@ def test_names_are_text(folder: Path):
     source = open_source(folder / "room.lmvic", str(folder / "w.safetensors"), "cpu")
     source.title = "</title><script>alert(1)</script>"
     source.names = ['"><img src=x onerror=alert(1)>', "</script><script>alert(2)</script>", *source.names[2:]]
-    shown = [static._load(source, view, static.Written(0)) for view in (0, 1)]
+    shown = [static._load(source, view, static.PageContent(0)) for view in (0, 1)]
     page = static.static_page(source, [view for view in shown if view is not None])
     assert page.count("<script") == page.count("</script>") == 2 and "<img src=x" not in page
     assert json.loads(page.split('id="data">')[1].split("</script>")[0])["views"][1]["name"] == source.names[1]

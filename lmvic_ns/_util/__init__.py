@@ -1,1 +1,1 @@
-"""Small helpers of every room: files written whole, pictures opened, processes ended cleanly, compiled loops."""
+"""Helpers for all packages: atomic output files, opening of pictures, exit statuses, metrics, compiled loops."""

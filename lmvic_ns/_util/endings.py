@@ -1,4 +1,4 @@
-"""How a command ends when it cannot go on: one line on stderr and an exit status, never a traceback for what is no bug.
+"""Error messages and exit statuses of commands: one line on stderr, and a traceback only for bugs.
 
 Every program of this package (`lmvic`, our parts of `ns-*`) takes its last words from here, so that they all end alike.
 """
@@ -25,14 +25,14 @@ MISTAKE, INTERRUPTED, CLOSED_PIPE = 2, 130, 141
 
 @dataclass(frozen=True)
 class Ending:
-    """What is said, empty for nothing, and the exit status."""
+    """The error message (may be empty) and the exit status of a program."""
 
     line: str
     status: int
 
 
 def ending_of(error: BaseException) -> Ending | None:
-    """How a program ends with this error; None for errors that are bugs (their traceback is wanted)."""
+    """Message and exit status for an error; None for a bug, which should show its traceback."""
     if isinstance(error, LmvicError):
         return Ending(" ".join(str(error).split()), MISTAKE)
     if isinstance(error, KeyboardInterrupt):
@@ -47,7 +47,7 @@ def ending_of(error: BaseException) -> Ending | None:
 
 
 def refusal(error: OSError) -> str:
-    """What the system refused, for people."""
+    """The error message for an error of the operating system."""
     reason = error.strerror or str(error)
     if error.filename is None:
         # files that we write name themselves: what is left is mostly standard output

@@ -1,4 +1,4 @@
-"""What the libraries print while a command of ours runs: notes and warnings that nobody can act on are left out."""
+"""Hide warnings and notes of libraries while a command runs, unless --verbose is given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where results go, the same for every writer: inputs are never written over, and only our own files are replaced.
+"""Safe output files and folders: inputs are never overwritten, and only files of this program are replaced.
 
 A folder that this program filled holds a list of what it wrote (`.lmvic-files.json`: names and checksums). Overwriting
 removes the files of that list and nothing else; a listed file that was changed since is its owner's, and is refused.
@@ -325,7 +325,7 @@ class FolderOutput:
                 self._place.mkdir(parents=True, exist_ok=True)
                 remove_abandoned(self._place)
                 self.staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=self._place))
-                self._held = held(self.staging)
+                self._held = lock_folder(self.staging)
         except BaseException:
             self._remove_made()
             raise
@@ -403,9 +403,9 @@ class FolderOutput:
                 path.rmdir()
 
 
-def held(folder: Path) -> int | None:
-    """A descriptor that locks a folder until it is closed or its process ends; None if another process holds it, or the
-    system has no such locks.
+def lock_folder(folder: Path) -> int | None:
+    """Lock a folder until the returned descriptor is closed or the process ends; None if another process has locked it, or
+    if the system has no such locks.
     """
     try:
         import fcntl
@@ -424,7 +424,7 @@ def held(folder: Path) -> int | None:
 def remove_abandoned(place: Path) -> None:
     """Remove what killed runs have left behind in a folder."""
     for path in place.glob(STAGING_PREFIX + "*"):
-        descriptor = held(path) if path.is_dir() and not path.is_symlink() else None
+        descriptor = lock_folder(path) if path.is_dir() and not path.is_symlink() else None
         if descriptor is not None:
             shutil.rmtree(path, ignore_errors=True)
             os.close(descriptor)

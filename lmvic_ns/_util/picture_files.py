@@ -1,4 +1,4 @@
-"""Picture files: the one place that opens them, and what each format can hold."""
+"""Opening of picture files, and the size limits of each format."""
 
 from __future__ import annotations
 

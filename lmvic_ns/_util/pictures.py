@@ -1,4 +1,4 @@
-"""How many bits a picture's channels have in its file: Pillow cuts colours of more than 8 bits without a word."""
+"""Bits per channel of a picture file. Pillow silently reduces colours of more than 8 bits."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def bits_a_channel(path: Path, picture: Image.Image) -> int:
 
 
 def check_eight_bits(path: Path, picture: Image.Image) -> None:
-    """Refuse what Pillow would cut.
+    """Refuse a picture with more than 8 bits per channel.
 
     Raises:
         SceneError: more than 8 bits a channel, or the file is damaged where it says so.

@@ -1,4 +1,4 @@
-"""Where tables, curves and other results go: beside what is there, never over what somebody else wrote or changed."""
+"""Output of tables, curves and other results into a folder, without overwriting files of others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lmvic_ns._util.output import (
     check_apart,
     checksum,
     files_below,
-    held,
+    lock_folder,
     read_list,
     remove_abandoned,
     settled,
@@ -55,7 +55,7 @@ class ResultsOutput:
             self._place.mkdir(parents=True, exist_ok=True)
             remove_abandoned(self._place)
             self.staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=self._place))
-            self._held = held(self.staging)
+            self._held = lock_folder(self.staging)
 
     def keep(self) -> list[Path]:
         """Move what is written so far to its place; returns the files.

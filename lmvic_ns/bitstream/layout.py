@@ -195,7 +195,7 @@ def unpack_section_head(data: bytes, binding: int) -> tuple[str, int, int, int]:
 
 
 def must_be_known(tag: str) -> bool:
-    """Whether a reader that does not know a section's tag has to refuse the file: its first letter is a small one."""
+    """Whether a reader must refuse a file with this tag if it does not know it: tags that begin with a small letter."""
     return tag[:1].islower()
 
 

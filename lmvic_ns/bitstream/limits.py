@@ -1,4 +1,4 @@
-"""What a reader accepts at most. Each is checked before memory is taken; docs/file-format.md lists them too."""
+"""Limits of the file format, checked before memory is allocated. docs/file-format.md lists them too."""
 
 from __future__ import annotations
 

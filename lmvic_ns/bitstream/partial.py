@@ -1,4 +1,4 @@
-"""The `.partial` file of an encode that is in progress or was interrupted: where it is, what is in it, whose it is.
+"""The `.partial` file of an encode that is running or was interrupted: its path, content and settings.
 
 After its last unit stands a mark with the settings that it is coded with, laid out as a section. The next unit takes its
 place, and the finished file has none.

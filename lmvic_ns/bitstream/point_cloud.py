@@ -71,7 +71,7 @@ class QuantizedPoints:
 def encode_points(points: QuantizedPoints, tree_levels: int) -> bytes:
     """The stream of points in canonical order, whose cells at level 0 lie in 0 .. 2^tree_levels - 1."""
     encoder = AdaptiveEncoder(Contexts(_CONTEXTS))
-    _walk(encoder, points, len(points), int(points.layer[-1]) + 1, tree_levels, "points")
+    _code_points(encoder, points, len(points), int(points.layer[-1]) + 1, tree_levels, "points")
     return encoder.finish()
 
 
@@ -89,7 +89,7 @@ def decode_points(data: bytes, count: int, layers: int, tree_levels: int, *, nam
         BitstreamError: the stream is not what `encode_points` writes for so many points.
     """
     decoder = AdaptiveDecoder(data, Contexts(_CONTEXTS), name=name)
-    points = _walk(decoder, None, count, layers, tree_levels, name)
+    points = _code_points(decoder, None, count, layers, tree_levels, name)
     decoder.finish()
     return points
 
@@ -115,7 +115,7 @@ def _gather(x: np.ndarray) -> np.ndarray:
     return (x | (x >> 16)) & 0xFFFFFFFF
 
 
-def _walk(
+def _code_points(
     coder: SymbolCoder, given: QuantizedPoints | None, count: int, layers: int, tree_levels: int, name: str
 ) -> QuantizedPoints:
     """Codes the given points, or reads them where none are given: the order of all symbols is written once, here."""
@@ -254,7 +254,7 @@ def _code_depths(
         for turn in (3, 2, 1):
             now = new[quarter == turn]
             if len(now):
-                around = _Around(keys, u, v, w, tree_levels)
+                around = _DepthPredictor(keys, u, v, w, tree_levels)
                 predicted, doubt, nearest = around.predict(now, ((coarse, up), (fine, up - 1)))
                 code(now, predicted, _DEPTHS + 64 * doubt, np.minimum(level[nearest], 3))
                 fine = np.sort(np.concatenate([fine, now]))
@@ -268,7 +268,7 @@ def _code_depths(
 
 
 @dataclass(frozen=True)
-class _Around:
+class _DepthPredictor:
     """Predicts depths from points that are known: layer and Morton code, column, row, depth of all points."""
 
     keys: np.ndarray

@@ -1,1 +1,1 @@
-"""`lmvic COMMAND`: one table of commands; a command is a function with a typed signature."""
+"""The commands of `lmvic`. A command is a function that takes a dataclass of options."""

@@ -9,16 +9,16 @@ from lmvic_ns.errors import LmvicError
 
 
 @dataclass(kw_only=True)
-class Talking:
-    """How much a command says."""
+class OutputOptions:
+    """How much a command prints."""
 
     quiet: bool = False
-    """Say nothing but errors."""
+    """Print nothing but errors."""
 
 
 @dataclass(kw_only=True)
-class Answering(Talking):
-    """How a command answers."""
+class Answering(OutputOptions):
+    """Whether a command prints text for people or JSON for scripts."""
 
     json: bool = False
     """Print one JSON object for scripts, and nothing else but errors."""
@@ -26,14 +26,14 @@ class Answering(Talking):
 
 @dataclass(kw_only=True)
 class ReadingLimits:
-    """What a file that nobody vouches for may ask for."""
+    """Limits for files from strangers."""
 
     max_megapixels: float = DEFAULT_MAX_PIXELS / 1e6
-    """Refuse a file with a larger view than this (millions of pixels); decoding takes memory for all of a view's pixels."""
+    """Refuse a file with a larger view than this, in millions of pixels. Decoding needs memory in proportion to it."""
 
     @property
     def max_pixels(self) -> int:
-        """Of one view.
+        """The most pixels that a view may have.
 
         Raises:
             LmvicError: the limit is no positive number.

@@ -9,44 +9,49 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lmvic_ns.cli.common import ReadingLimits, Talking
+from lmvic_ns.cli.common import OutputOptions, ReadingLimits
 from lmvic_ns.errors import LmvicError
 
 
 @dataclass
-class DecodeConfig(ReadingLimits, Talking):
-    """Decode a file into a dataset that any nerfstudio method trains on."""
+class DecodeOptions:
+    """What is decoded, and into which files."""
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The .lmvic file."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
-    """Folder for the dataset; new or empty (`.` will do)."""
+    """Folder for the dataset. It must be new or empty; `.` is allowed."""
     views: tuple[str, ...] = ()
-    """Names or numbers of views; all without. Only they and the views that they refer to are decoded."""
+    """Names or numbers of views; all views by default. Only these and their references are decoded."""
     format: Literal["png", "jpg", "webp", "original"] = "png"
-    """Of the pictures; jpg and webp lose a little. original takes that of each photograph (png where it cannot be written)."""
+    """Format of the pictures. jpg and webp are lossy. original is that of each photograph, or png if that cannot be written."""
     lens: Literal["pinhole", "original"] = "pinhole"
-    """Photographs with lens distortion come back as the pinhole views that are coded, or with their distortion and frame
-    (resampled, and black with a mask where the pinhole view shows nothing)."""
+    """How photographs with lens distortion are written. pinhole: undistorted, as they are coded.
+    original: resampled to the lens and frame of the photograph; masked where the pinhole view shows nothing."""
     layout: Literal["nerfstudio", "colmap"] = "nerfstudio"
-    """A nerfstudio dataset, or COLMAP's folders: images/, masks/, sparse/0/ (they have no place for depth and other keys)."""
+    """A nerfstudio dataset, or COLMAP folders (images/, masks/, sparse/0/), which hold no depth and no other keys."""
     depth: bool = True
     """Write depth files."""
     weights: str | None = None
-    """Weights of the codec, a name or a .safetensors file; by default those that the file names."""
+    """Weights of the codec: a name or a .safetensors file. By default the weights that the file names by hash."""
     device: str = "auto"
-    """Where the networks run: cpu, cuda, or auto."""
+    """Device of the networks: cpu, cuda or auto."""
     workers: int = 1
-    """Branches of the tree that are decoded at the same time."""
+    """Branches of the reference tree that are decoded in parallel."""
     overwrite: bool = False
-    """Replace the files that lmvic wrote into the folder before (its .lmvic-files.json names them), and no others."""
+    """Replace the files that lmvic wrote into the folder before, as listed in its .lmvic-files.json, and no others."""
+
+
+@dataclass
+class DecodeConfig(ReadingLimits, OutputOptions, DecodeOptions):
+    """Decode a file into a dataset that any nerfstudio method trains on."""
 
 
 def decode(config: DecodeConfig) -> int:
-    """Decode an .lmvic file into a nerfstudio dataset; damaged views are named and left out (exit status 1).
+    """Decode an .lmvic file into a nerfstudio dataset. Damaged views are named and left out (exit status 1).
 
     Raises:
-        LmvicError: the file, its weights or the folder is not fit.
+        LmvicError: the file, its weights or the folder cannot be used.
     """
     from lmvic_ns.report.terminal import quiet, say
     from lmvic_ns.workflows.dataset import DatasetFormat
@@ -60,7 +65,7 @@ def decode(config: DecodeConfig) -> int:
                 config.file,
                 config.out,
                 views=config.views,
-                form=DatasetFormat(config.format, config.depth, config.lens, config.layout),
+                format=DatasetFormat(config.format, config.depth, config.lens, config.layout),
                 weights=config.weights,
                 device=config.device,
                 workers=config.workers,

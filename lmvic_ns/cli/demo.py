@@ -23,25 +23,25 @@ MARK = ".lmvic-demo"
 
 @dataclass
 class DemoConfig:
-    """Make the demo room, train lmvic-splat on it, code its photographs into one file, and decode that."""
+    """Render a small synthetic room, train lmvic-splat on it, encode its photographs into one file, and decode that."""
 
     output: Path = Path("demo")
-    """Folder for everything; an earlier demo in it is replaced."""
+    """Folder for all results. An earlier demo in it is replaced."""
     steps: int = 400
     """Training iterations."""
     quality: int = 32
     """Quality level of the file, 0 to 63."""
     weights: str = "tiny"
-    """Weights of the codec: a name that the package brings, or a .safetensors file."""
+    """Weights of the codec: the name of shipped weights, or a .safetensors file."""
     scene: DemoSceneConfig = field(default_factory=DemoSceneConfig)
-    """The room."""
+    """The synthetic room."""
 
 
 def demo(config: DemoConfig) -> None:
-    """Make the demo room, train lmvic-splat on it, code its photographs into one file, and decode that.
+    """Render a small synthetic room, train lmvic-splat on it, encode its photographs into one file, and decode that.
 
     Raises:
-        LmvicError: `output` is something else than an earlier demo, or the weights are missing.
+        LmvicError: `output` is not an earlier demo, or the weights are missing.
     """
     from lmvic_ns.codec.multiview import load_codec
     from lmvic_ns.workflows.encoding import pick_device

@@ -1,4 +1,4 @@
-"""`lmvic eval rd`: options, progress, where results go (the other commands are in `commands_scene.py`)."""
+"""`lmvic eval rd`. The other evaluation commands are in `evaluation_scenes.py`."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ DEFAULT_CODECS = "lmvic,lmvic-intra,jpeg,webp,avif,jxl,x265-intra,x265-ldp,svtav
 
 @dataclass(frozen=True)
 class RateDistortionOptions:
-    """Rate-distortion of our codec and its peers on the same pictures.
+    """Rate-distortion curves and BD-rates of this codec and of others, on the same pictures.
 
     Attributes:
-        sets: Scenes (folders with transforms.json; with depth files for `lmvic`) and folders of photographs.
-        codecs: Names with commas between them; ours may name its weights (lmvic@base, lmvic-intra@FILE.safetensors).
-        settings: Other values of a codec's knob, as NAME=V,V,V (may be given several times).
-        anchor: Codec (or curve, such as "x265-ldp (our order)") to which BD-rates refer.
-        method: Interpolation of BD-rate.
+        sets: Dataset folders with transforms.json (for `lmvic` with depth files), and folders of photographs.
+        codecs: Comma-separated names. Weights may follow an @, as in lmvic@base or lmvic-intra@FILE.safetensors.
+        settings: Other quality settings of a codec, as NAME=V,V,V. May be given several times.
+        anchor: Codec to which BD-rates refer, or a curve such as "x265-ldp (our order)".
+        method: Interpolation for BD-rates.
         weights: Weights of lmvic and lmvic-intra: a name or a .safetensors file.
-        device: Where our networks run.
-        pictures: A scene's views as stored, or as undistorted pinhole views (what our codec codes).
-        limit: Only the first so many pictures of each set.
-        orders: Orders of views in which video codecs are tried: by file name, and ours.
+        device: Device of the networks: cpu, cuda or auto.
+        pictures: Views as stored, or undistorted to pinhole views, which is what lmvic codes.
+        limit: Use only the first pictures of each set, this many.
+        orders: Order of the views for video codecs: by file name, the greedy chain of the paper, or both.
         output: Folder for rd.csv, rd-views.csv, bd-rate.csv, rd.md and the curves.
-        html: Interactive curves as well.
-        cache: Folder of kept results; `none` keeps nothing.
+        html: Also write interactive curves.
+        cache: Folder of cached results; None for no cache.
     """
 
-    sets: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    sets: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENE ...")]
     codecs: str = DEFAULT_CODECS
     settings: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     anchor: str = "x265-ldp"
@@ -51,7 +51,7 @@ class RateDistortionOptions:
 
 
 def rate_distortion(options: RateDistortionOptions) -> None:
-    """Rate-distortion of our codec and its peers on the same pictures."""
+    """Rate-distortion curves and BD-rates of this codec and of others, on the same pictures."""
     from lmvic_ns._util.output import writing
     from lmvic_ns._util.results import ResultsOutput
     from lmvic_ns.evaluation.cache import ResultCache

@@ -1,4 +1,4 @@
-"""`lmvic eval alignment|ablation|speed`: options, progress, where results go (`rd` is in `commands.py`)."""
+"""`lmvic eval alignment`, `ablation` and `speed`. `lmvic eval rd` is in `evaluation.py`."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AlignmentOptions:
-    """How well each way of aligning brings a view onto the next one (the paper's Table 2).
+    """Compare methods that align a view with the next one (Table 2 of the paper).
 
     Attributes:
-        scenes: Datasets with transforms.json; the depth they bring themselves is called "scene".
-        depth: More kinds of depth, as KIND=FOLDER: the same views with other depth files (median, expected, colmap, ...).
-        load_config: config.yml of a trained lmvic-splat: its photographs, with median and expected depth.
-        mask: Kind of depth whose mask is used for the masked figures; "median" if there is one, else the first.
-        pictures_of: How many pairs are drawn.
-        limit: Only the first so many pairs.
+        scenes: Dataset folders with transforms.json. Their own depth is called "scene".
+        depth: Further depth, as KIND=FOLDER: a dataset of the same views with other depth files. May be given several times.
+        load_config: config.yml of a trained lmvic-splat, for its photographs with median and expected depth.
+        mask: Kind of depth whose mask selects the compared pixels. By default "median", or else the first kind.
+        pictures_of: Number of pairs to write pictures of.
+        limit: Use only the first pairs, this many.
         output: Folder for tables and pictures.
     """
 
-    scenes: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    scenes: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENE ...")] = ()
     depth: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     load_config: Path | None = None
     mask: str | None = None
@@ -45,7 +45,7 @@ class AlignmentOptions:
 
 
 def alignment(options: AlignmentOptions) -> None:
-    """How well each way of aligning brings a view onto the next one (the paper's Table 2)."""
+    """Compare methods that align a view with the next one (Table 2 of the paper)."""
     from lmvic_ns._util.results import ResultsOutput
     from lmvic_ns.scene import MultiViewScene
 
@@ -146,22 +146,22 @@ def _same_views(scene: MultiViewScene, folder: Path) -> MultiViewScene:
 
 @dataclass(frozen=True)
 class AblationOptions:
-    """What each part of the method is worth, as BD-rate against the whole (the paper's Figure 7).
+    """Ablation study: BD-rate of the codec without each of its parts (Figure 7 of the paper).
 
     Attributes:
-        scenes: Datasets with transforms.json and depth files.
-        variants: Which, with commas between them; all by default.
-        qualities: Levels, with commas between them, at least four.
-        weights: Weights: a name or a .safetensors file.
-        device: Where the networks run.
-        effort: Of encoding; what is fitted to each view hides what the parts are worth.
-        seed: Of the random order.
-        limit: Only the first so many views of each scene.
+        scenes: Dataset folders with transforms.json and depth files.
+        variants: Comma-separated variants; all by default.
+        qualities: Comma-separated quality levels, at least four.
+        weights: Weights of the codec: a name or a .safetensors file.
+        device: Device of the networks: cpu, cuda or auto.
+        effort: Encoding effort. More effort hides the differences between variants.
+        seed: Seed of the random view order.
+        limit: Use only the first views of each scene, this many.
         output: Folder for tables and curves.
-        cache: Folder of kept results.
+        cache: Folder of cached results; None for no cache.
     """
 
-    scenes: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    scenes: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENE ...")]
     variants: str = ""
     qualities: str = "8,22,36,50"
     weights: str = "tiny"
@@ -174,7 +174,7 @@ class AblationOptions:
 
 
 def ablation(options: AblationOptions) -> None:
-    """What each part of the method is worth, as BD-rate against the whole (the paper's Figure 7)."""
+    """Ablation study: BD-rate of the codec without each of its parts (Figure 7 of the paper)."""
     from lmvic_ns._util.results import ResultsOutput
     from lmvic_ns.evaluation.ablation import FULL, VARIANTS, variant
     from lmvic_ns.evaluation.cache import ResultCache
@@ -232,19 +232,19 @@ def _levels(text: str) -> list[float]:
 
 @dataclass(frozen=True)
 class SpeedOptions:
-    """Encoding and decoding time by stage, memory, operations, parameters (the paper's Table 3).
+    """Encoding and decoding time by stage, memory, operations and parameters (Table 3 of the paper).
 
     Attributes:
-        weights: Weights by name or file, or presets (untrained where there are no weights), with commas between them.
-        devices: With commas between them; by default the CPU, and the GPU if there is one.
+        weights: Comma-separated names or .safetensors files, or presets, which are untrained where there are no weights.
+        devices: Comma-separated devices; by default the CPU, and the GPU if there is one.
         scene: Dataset with depth; by default a synthetic textured plane.
         views: Views to code.
-        height: Of the synthetic views.
-        width: Of the synthetic views.
-        quality: Level.
-        threads: Threads of torch on the CPU; all cores by default.
-        effort: Of encoding, as in `lmvic encode`.
-        output: Folder for speed.csv, speed.md.
+        height: Height of the synthetic views.
+        width: Width of the synthetic views.
+        quality: Quality level.
+        threads: Threads of torch on the CPU; 0 for all cores.
+        effort: Encoding effort, as in `lmvic encode`.
+        output: Folder for speed.csv and speed.md.
     """
 
     weights: str = "tiny"
@@ -260,7 +260,7 @@ class SpeedOptions:
 
 
 def speed(options: SpeedOptions) -> None:
-    """Encoding and decoding time by stage, memory, operations, parameters (the paper's Table 3)."""
+    """Encoding and decoding time by stage, memory, operations and parameters (Table 3 of the paper)."""
     import os
 
     import torch

@@ -21,7 +21,7 @@ class FileConfig(ReadingLimits, Answering):
 
 
 def info(config: FileConfig) -> int:
-    """Show what is in an .lmvic file: views, tree, sizes, the weights that it needs (they need not be there), and damage."""
+    """Show what is in an .lmvic file: views, reference tree, sizes, required weights and damage. Works without the weights."""
     from lmvic_ns.report.inspection import info_data, print_info
     from lmvic_ns.report.terminal import print_json
 
@@ -33,7 +33,7 @@ def info(config: FileConfig) -> int:
 
 
 def verify(config: FileConfig) -> int:
-    """Check every checksum of an .lmvic file without decoding; exit status 1 and the lost views if it is damaged."""
+    """Check every checksum of an .lmvic file without decoding. If it is damaged, list the lost views (exit status 1)."""
     from lmvic_ns.report.inspection import check_file
     from lmvic_ns.report.terminal import print_json, quiet, say
 

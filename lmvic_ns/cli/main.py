@@ -1,7 +1,7 @@
-"""`lmvic COMMAND ...`: one table of commands; a command's code is imported only when it is chosen.
+"""The command line `lmvic COMMAND ...`: a table of commands, each imported only when it is called.
 
-To add a command, write a function with a typed signature (or one dataclass parameter) in your own room and add a line
-to `COMMANDS`. A name of two words (`eval rd`) makes a group. The function may return None or an exit status.
+To add a command, write a function that takes one dataclass of options, and add a line to `COMMANDS`. A name of two words
+(`eval rd`) makes a group. The function returns None or an exit status.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lmvic_ns.errors import LmvicError
 
 @dataclass(frozen=True)
 class Command:
-    """Where a command lives (`package.module:function`) and what `lmvic --help` says about it in one line."""
+    """A command: its function (`package.module:function`) and its line in `lmvic --help`."""
 
     target: str
     summary: str
@@ -34,26 +34,26 @@ class Command:
 
 
 COMMANDS: Mapping[str, Command] = {
-    "demo": Command("lmvic_ns.cli.demo:demo", "Make a small room, train, export, decode, in minutes."),
-    "export": Command("lmvic_ns.cli.nerfstudio_export:export", "Code a trained scene's photographs into one file."),
-    "encode": Command("lmvic_ns.cli.encode:encode", "Code a dataset into one file, or many, each into its own."),
-    "estimate": Command("lmvic_ns.cli.encode:estimate", "Say what a dataset would take at the named qualities."),
-    "decode": Command("lmvic_ns.cli.decode:decode", "Decode a file into a dataset to train on."),
-    "info": Command("lmvic_ns.cli.inspect:info", "Show what is in a file; needs no weights."),
-    "verify": Command("lmvic_ns.cli.inspect:verify", "Check a file's checksums without decoding."),
-    "view": Command("lmvic_ns.cli.view:view", "Look at the photographs in a file, against the originals, in a browser."),
-    "prepare": Command("lmvic_ns.workflows.prepare:prepare", "Give training scenes their depth, in folders of their own."),
-    "train photos": Command("lmvic_ns.cli.training:train_photos", "Train the intra path on photographs."),
-    "train scenes": Command("lmvic_ns.cli.training:train_scenes", "Train the cross-view path on chains of views."),
-    "train depth": Command("lmvic_ns.training.depth:train_depth", "Train the depth codec alone, in minutes."),
-    "train curves": Command("lmvic_ns.training.curves:train_curves", "Draw learning curves and extrapolate them."),
-    "train grow": Command("lmvic_ns.training.growth:train_grow", "Start a larger preset from a smaller one's weights."),
-    "train publish": Command("lmvic_ns.training.publish:publish", "Make a weights file of what a run left."),
-    "train pack": Command("lmvic_ns.cli.training:train_pack", "Put training data into one file of at most 40 MB."),
-    "eval rd": Command("lmvic_ns.cli.evaluation:rate_distortion", "Rate-distortion of our codec and its peers."),
-    "eval alignment": Command("lmvic_ns.cli.evaluation_scenes:alignment", "Alignment of consecutive views, as Table 2."),
-    "eval ablation": Command("lmvic_ns.cli.evaluation_scenes:ablation", "What each part of the method is worth."),
-    "eval speed": Command("lmvic_ns.cli.evaluation_scenes:speed", "Time by stage, memory, operations, parameters."),
+    "demo": Command("lmvic_ns.cli.demo:demo", "Train, encode and decode a small synthetic scene in minutes."),
+    "export": Command("lmvic_ns.cli.nerfstudio_export:export", "Encode the photographs of a trained lmvic-splat."),
+    "encode": Command("lmvic_ns.cli.encode:encode", "Encode a dataset into one file, or many, each into its own."),
+    "estimate": Command("lmvic_ns.cli.encode:estimate", "Estimate size and quality of a dataset at each named quality."),
+    "decode": Command("lmvic_ns.cli.decode:decode", "Decode a file into a nerfstudio or COLMAP dataset."),
+    "info": Command("lmvic_ns.cli.inspect:info", "Show what is in a file, without decoding it."),
+    "verify": Command("lmvic_ns.cli.inspect:verify", "Check the checksums of a file, without decoding it."),
+    "view": Command("lmvic_ns.cli.view:view", "Show a file in a browser, beside the originals."),
+    "prepare": Command("lmvic_ns.workflows.prepare:prepare", "Write datasets with depth, to train the codec on."),
+    "train photos": Command("lmvic_ns.cli.training:train_photos", "Train intra coding on photographs."),
+    "train scenes": Command("lmvic_ns.cli.training:train_scenes", "Train cross-view coding on chains of views."),
+    "train depth": Command("lmvic_ns.training.depth:train_depth", "Train the learned depth codec, in minutes."),
+    "train curves": Command("lmvic_ns.training.curves:train_curves", "Plot learning curves and extrapolate them."),
+    "train grow": Command("lmvic_ns.training.growth:train_grow", "Initialize a larger preset from a trained smaller one."),
+    "train publish": Command("lmvic_ns.training.publish:publish", "Make a weights file for the codec from a training run."),
+    "train pack": Command("lmvic_ns.cli.training:train_pack", "Pack training data into one file."),
+    "eval rd": Command("lmvic_ns.cli.evaluation:rate_distortion", "Rate-distortion curves and BD-rates, also of other codecs."),
+    "eval alignment": Command("lmvic_ns.cli.evaluation_scenes:alignment", "Alignment of consecutive views (Table 2)."),
+    "eval ablation": Command("lmvic_ns.cli.evaluation_scenes:ablation", "Ablation study (Figure 7)."),
+    "eval speed": Command("lmvic_ns.cli.evaluation_scenes:speed", "Coding time by stage, memory, operations, parameters."),
 }
 
 
@@ -69,7 +69,7 @@ EXTRAS: Mapping[str, frozenset[str]] = {
 
 
 VERBOSE = "--verbose"
-"""Any command takes it: what the libraries warn of and note is shown too."""
+"""Option of every command: also show warnings and notes of the libraries."""
 
 
 def match_command(args: Sequence[str], commands: Mapping[str, Command] = COMMANDS) -> tuple[str, list[str]] | None:
@@ -83,7 +83,7 @@ def match_command(args: Sequence[str], commands: Mapping[str, Command] = COMMAND
 
 _HINTS = (
     "`lmvic COMMAND --help` shows a command's options.",
-    f"`lmvic COMMAND ... {VERBOSE}` also shows what the libraries warn of and note.",
+    f"`lmvic COMMAND ... {VERBOSE}` also shows warnings and notes of the libraries.",
 )
 
 
@@ -97,7 +97,7 @@ def usage(commands: Mapping[str, Command] = COMMANDS, group: str = "") -> str:
 
 
 def missing_package(error: ImportError, program: str) -> Exception:
-    """One line on what to install; the error itself where our own code, and not what is installed, is at fault."""
+    """An error that says what to install. If the cause is our own code, the error itself."""
     package = (error.name or "").partition(".")[0]
     extra = next((extra for extra, packages in EXTRAS.items() if package in packages), None)
     if isinstance(error, ModuleNotFoundError) and extra is not None:
@@ -109,13 +109,13 @@ def missing_package(error: ImportError, program: str) -> Exception:
 
 
 def versions() -> str:
-    """What `lmvic --version` says: package, file format, weights that it brings."""
+    """The text of `lmvic --version`: package, file format, shipped weights."""
     import hashlib
     from importlib import resources
 
     from lmvic_ns.bitstream.layout import MAJOR, MINOR
 
-    folder = resources.files("lmvic_ns") / "codec" / "weights"  # of a package that is light: torch may be broken here
+    folder = resources.files("lmvic_ns") / "codec" / "weights"  # importing lmvic_ns.codec would import torch
     weights = sorted((item for item in folder.iterdir() if item.name.endswith(".safetensors")), key=lambda item: item.name)
     named = [
         f"{item.name.removesuffix('.safetensors')} {hashlib.sha256(item.read_bytes()).hexdigest()[:16]}" for item in weights
@@ -124,7 +124,7 @@ def versions() -> str:
 
 
 def run(args: Sequence[str], commands: Mapping[str, Command] = COMMANDS) -> int:
-    """Choose a command, import it, let tyro read its options, call it; returns the exit status."""
+    """Import the command, parse its options, call it, and return the exit status."""
     if not args or args[0] in ("-h", "--help"):
         print(usage(commands))
         return 0 if args else 2
@@ -145,12 +145,12 @@ def run(args: Sequence[str], commands: Mapping[str, Command] = COMMANDS) -> int:
 
 
 def _call(function: Callable[..., Any], program: str, args: list[str]) -> Any:
-    """Let tyro read the arguments; a lone dataclass parameter gives its fields as options, without a prefix."""
+    """Parse the arguments with tyro. A single dataclass parameter gives its fields as options, without a prefix."""
     import tyro
 
     parameters = list(inspect.signature(function).parameters)
-    kind = get_type_hints(function, include_extras=True).get(parameters[0]) if len(parameters) == 1 else None
-    # what a docstring says to programmers is not for people
+    kind = get_type_hints(function).get(parameters[0]) if len(parameters) == 1 else None
+    # the sections of a docstring are for programmers
     words = inspect.cleandoc(function.__doc__ or "").split("\n\nRaises:")[0].split("\n\nArgs:")[0]
     if isinstance(kind, type) and is_dataclass(kind):
         return function(tyro.cli(kind, prog=program, args=args, description=words))
@@ -158,7 +158,7 @@ def _call(function: Callable[..., Any], program: str, args: list[str]) -> Any:
 
 
 def _complain(args: Sequence[str], commands: Mapping[str, Command]) -> int:
-    """Help for a group; else one line on an unknown command, with the nearest one."""
+    """Print the help of a group, or an error for an unknown command with the closest known one."""
     if any(name.startswith(args[0] + " ") for name in commands):
         if len(args) > 1 and args[1] in ("-h", "--help"):
             print(usage(commands, args[0]))
@@ -174,7 +174,7 @@ def _complain(args: Sequence[str], commands: Mapping[str, Command]) -> int:
 
 
 def entrypoint() -> None:
-    """The console script: a person's mistake is one line on stderr (exit 2), Ctrl-C is exit 130 (see `endings`)."""
+    """The console script. A user error is one line on stderr and exit status 2; Ctrl-C is 130 (see `_util.endings`)."""
     sys.exit(run_cleanly("lmvic", lambda: run(sys.argv[1:])))
 
 

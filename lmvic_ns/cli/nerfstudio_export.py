@@ -13,15 +13,20 @@ from lmvic_ns.workflows.options import CodingOptions, weights_inputs
 
 
 @dataclass(kw_only=True)
-class ExportConfig(CodingOptions):
-    """Code the captured photographs of a trained lmvic-splat, with its median depth, into scene.lmvic, with a report."""
+class TrainedScene:
+    """What is exported, and to where."""
 
     load_config: Path
     """config.yml of the trained scene."""
     output_dir: Path
-    """Folder that gets scene.lmvic, report.html and report.json."""
+    """Folder for scene.lmvic, report.html and report.json."""
     split: Literal["all", "train", "eval"] = "all"
-    """Which photographs are coded: all, those trained on, or all others."""
+    """Photographs to code: all, only those trained on, or only the others."""
+
+
+@dataclass(kw_only=True)
+class ExportConfig(CodingOptions, TrainedScene):
+    """Code the captured photographs of a trained lmvic-splat, with its median depth, into scene.lmvic, with a report."""
 
 
 @dataclass(kw_only=True)
@@ -29,17 +34,17 @@ class ExportLmvicCodec(ExportConfig):
     """Code the captured photographs of a trained lmvic-splat, with its median depth, into scene.lmvic, with a report."""
 
     def main(self) -> None:
-        """Run as a subcommand of ns-export; leaves the program with status 2 on a person's mistake."""
+        """Run as a subcommand of ns-export. A user error ends the program with status 2."""
         status = run_cleanly("ns-export lmvic-codec", lambda: export(self))
         if status:
             sys.exit(status)
 
 
 def export(config: ExportConfig) -> int:
-    """Code a trained scene's photographs into OUTPUT_DIR/scene.lmvic and write OUTPUT_DIR/report.html and report.json.
+    """Encode the photographs of a trained scene into OUTPUT_DIR/scene.lmvic and write OUTPUT_DIR/report.html and report.json.
 
     Raises:
-        LmvicError: the config, an option, the weights or the folder is not fit.
+        LmvicError: the config, an option, the weights or the folder cannot be used.
     """
     from lmvic_ns.codec.multiview import load_codec
     from lmvic_ns.report.files import check_report

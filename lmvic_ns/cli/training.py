@@ -36,44 +36,44 @@ VALIDATION_SIZE = 256
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
 @dataclass(frozen=True)
 class TrainPhotosConfig(OptionsConfig):
-    """Train the intra path on photographs."""
+    """Train intra coding on photographs."""
 
     batch: int = 8
-    """Crops a step and process."""
+    """Crops per step and process."""
     crops: CropConfig = field(default_factory=CropConfig)
 
 
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
 @dataclass(frozen=True)
 class TrainScenesConfig(OptionsConfig):
-    """Train the cross-view path on chains of views, with photographs between them."""
+    """Train cross-view coding on chains of views, and intra coding on photographs."""
 
     scenes: Path | None = None
-    """Folder of scenes with depth (what `lmvic prepare` wrote), one folder each; without it those of the pack."""
+    """Folder with the output of `lmvic prepare`; by default the scenes in the training pack."""
     validation_scene: str = "sceaux"
-    """Held out of training, to choose the best weights by."""
+    """Scene held out of training, by which the best weights are chosen."""
     validation_chains: int = 4
+    """Chains of that scene to validate on."""
     batch: int = 2
-    """Chains a step and process."""
+    """Chains per step and process."""
     photo_share: float = 0.3
-    """Share of the steps that take photographs (as many crops as the chains have), so that the intra path stays good."""
+    """Share of the steps on single photographs, so that intra coding stays good."""
     pair_share: float = 0.3
-    """Share of the steps that take pairs of views made of single photographs."""
+    """Share of the steps on synthetic pairs of views, made from single photographs."""
     detach: bool = False
-    """Cut the gradient between the views of a chain: less memory, worse references."""
+    """Cut the gradient between the views of a chain. This saves memory, but references get worse."""
     depth_coding: Literal["quadtree", "learned", "given"] = "quadtree"
-    """What codes the chains' depth, and so gives the image its geometry: the quadtree of files, the learned codec, or
-    nothing (depth as given, in blocks, at no cost: fast on a GPU, where the quadtree's search takes most of the time)."""
+    """How the depth of the chains is coded: as in files (quadtree), by the learned codec, or not at all (given).
+    `given` averages the depth over blocks and counts no bits. It is fast on a GPU, where the quadtree search is slow."""
     train_depth: bool = True
-    """With learned depth: train its codec as well; off leaves it as it is in --init (stage `depth` trains it in minutes)."""
+    """With learned depth: train the depth codec too. `lmvic train depth` does so in minutes."""
     depth_trust: float = 1.0
-    """With learned depth: the image's geometry is drawn between the decoded depth and up to so far towards the true one
-    (0..1): encoders refine depth, so files bring better depth than a training step decodes."""
+    """With learned depth: largest weight, 0..1, of the true depth in a random mix with the decoded depth.
+    The encoder refines depth, so that files have better depth than a training step decodes."""
     level_spread: float = 5.0
-    """Views of a chain have quality levels up to so far from the chain's, the first up to twice as far above it."""
+    """Largest offset of a view's quality level from that of its chain; twice as large, and positive, for the first view."""
     view_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
-    """Weights of the views' distortions in (9). The paper's 0.5, 1.2, 0.5, 0.9 suit one model for one quality; here a
-    level means the same lambda wherever the view stands, and --level-spread varies it."""
+    """Weights of the views' distortions in equation (9). The paper has 0.5, 1.2, 0.5, 0.9 for a model of one quality."""
     crops: CropConfig = field(default_factory=CropConfig)
     chains: ChainConfig = field(default_factory=ChainConfig)
 
@@ -81,23 +81,23 @@ class TrainScenesConfig(OptionsConfig):
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
 @dataclass(frozen=True)
 class TrainPackConfig:
-    """Put photographs and scenes with depth into one file that trains without nerfstudio."""
+    """Pack photographs and scenes with depth into one file, for training without nerfstudio."""
 
     output: Path
-    """The pack, such as training.lmvicpack."""
+    """File to write, such as training.lmvicpack."""
     data: Path = field(default_factory=default_data)
     """A folder with photos/train, or a folder of pictures."""
     scenes: Path | None = None
-    """Folder of scenes with depth (what `lmvic prepare` wrote); without it only photographs."""
+    """Folder with the output of `lmvic prepare`; by default only photographs are packed."""
     exclude: tuple[str, ...] = ()
     """Shell patterns of names (of photographs or scenes) to leave out."""
     pack: PackConfig = field(default_factory=PackConfig)
     overwrite: bool = False
-    """Replace a pack that is there."""
+    """Replace an existing pack."""
 
 
 def train_pack(config: TrainPackConfig) -> None:
-    """Write a training pack: photographs and scenes with depth in one file."""
+    """Pack photographs and scenes with depth into one file, for training without nerfstudio."""
     inputs = (config.data, *(() if config.scenes is None else (config.scenes,)))
     check_file(config.output, inputs=inputs, overwrite=config.overwrite, ours=is_pack, kind="a training pack")
     photos = find_photos(config.data).exclude(config.exclude)
@@ -133,7 +133,7 @@ def find_training_scenes(config: TrainScenesConfig) -> list[TrainingScene]:
 
 
 def train_photos(config: TrainPhotosConfig) -> None:
-    """Train the intra path on photographs (stage `photos`)."""
+    """Train intra coding on photographs (stage `photos`)."""
     started = now()
     require_lightning()
     from lmvic_ns.codec.quality import lambda_of_level
@@ -162,7 +162,7 @@ def train_photos(config: TrainPhotosConfig) -> None:
 
 
 def train_scenes(config: TrainScenesConfig) -> None:
-    """Train the cross-view path on chains of views (stage `scenes`), loss (9)."""
+    """Train cross-view coding on chains of views, with the loss of equation (9) (stage `scenes`)."""
     started = now()
     require_lightning()
     from lmvic_ns.codec.depth.search import DepthSearch
@@ -225,12 +225,12 @@ def train_scenes(config: TrainScenesConfig) -> None:
 
 
 def validation_photos(photos: PhotoSet, batch: int) -> list[Tensor]:
-    """The middles of the held out photographs, in batches."""
+    """Centre crops of the held out photographs, in batches."""
     return list(centre_crops(photos, VALIDATION_SIZE).split(batch))
 
 
 def collate_mixed(samples: Sequence[tuple]) -> object:
-    """Chains, photographs or pairs, whichever the step has."""
+    """Stack the samples of a step: chains, photographs or pairs."""
     if isinstance(samples[0][0], Tensor):
         photos = collate_photos([sample[:2] for sample in samples])
         return PairBatch(photos.image, photos.level) if samples[0][2] == "pair" else photos

@@ -28,38 +28,43 @@ _TRIES = 100  # ports after the wanted one
 
 
 @dataclass
-class ViewConfig(ReadingLimits):
-    """Look at the photographs in a file, one by one, against their originals; cameras, sparse points and depth in 3D."""
+class ViewOptions:
+    """What is shown, and where."""
 
-    path: Annotated[Path, tyro.conf.Positional]
-    """An .lmvic file, or a folder with transforms.json."""
+    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """An .lmvic file, or a dataset folder with a transforms.json."""
     scene: Path | None = None
-    """Of a file: folder of the dataset that it was made of. Each view is then shown against its original."""
+    """Dataset folder that the file was made from. Each view is then shown beside its original."""
     static: Path | None = None
-    """Write one page (such as view.html) that opens without Python and without a network, and end."""
+    """Write one HTML page, such as view.html, instead of starting a server. It opens without Python and without a network."""
     static_views: int = 24
-    """Of --static: how many views the page shows, 1..200, evenly spread (with --scene, half of them the worst ones). The page
-    stays below 15 MB: more views are shown smaller."""
+    """With --static: number of views on the page, 1 to 200. They are evenly spread; with --scene, half are the worst ones.
+    The page stays below 15 MB: more views are shown smaller."""
     overwrite: bool = False
-    """Of --static: replace a page that lmvic wrote."""
+    """With --static: replace a page that lmvic wrote."""
     host: str = "127.0.0.1"
-    """Address to listen on; the default is this machine alone, 0.0.0.0 is everybody who can reach it."""
+    """Address to listen on. The default is reachable from this machine only, 0.0.0.0 from every machine on the network."""
     port: int = 8080
-    """First port to try; the one that was free is printed."""
+    """First port to try. The first free one is used and printed."""
     weights: str | None = None
-    """Name of installed weights or a .safetensors file; by default those that the file names."""
+    """Weights of the codec: a name or a .safetensors file. By default the weights that the file names by hash."""
     device: str = "auto"
-    """cpu, cuda, or auto."""
+    """Device of the networks: cpu, cuda or auto."""
     stereo: bool = False
-    """Of a scene without depth files: find depth by plane sweep stereo first, as `lmvic encode` does."""
+    """For a dataset without depth files: compute depth by plane sweep stereo first, as `lmvic encode` does."""
     dark: bool = False
-    """A dark page (that of --static follows the browser by itself)."""
+    """Dark colours. A page of --static follows the browser's setting instead."""
     thumbnails: bool = True
-    """Decode all views in the background, for the pictures in the cameras and the list of the worst views."""
+    """Decode all views in the background, for the thumbnails and the list of the worst views."""
+
+
+@dataclass
+class ViewConfig(ReadingLimits, ViewOptions):
+    """Show the photographs in a file beside their originals, with cameras, sparse points and depth in 3D."""
 
 
 def view(config: ViewConfig) -> int:
-    """Look at the photographs in a file or a scene, in a browser or (--static) as one page to send to somebody.
+    """Show the photographs in a file or a dataset in a browser, or write one page that shows them (--static).
 
     Raises:
         LmvicError: there is nothing to show, or the address cannot be listened on.

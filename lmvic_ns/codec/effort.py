@@ -1,4 +1,4 @@
-"""How much work an encoder puts into a view; decoders do the same whatever it was."""
+"""Encoding effort. The decoder does the same work at every effort."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EffortName = Literal["fast", "medium", "slow", "slowest"]
 
 @dataclass(frozen=True)
 class Effort:
-    """What is tried for each view; a result is kept only where the view, depth and image, costs less.
+    """What the encoder tries for each view. A result is kept only if it lowers the cost of the view (depth and image).
 
     Attributes:
         depth_search: code depth as the quadtree that warps best for its bits; None takes the learned depth codec.
@@ -24,8 +24,8 @@ class Effort:
         loop_filter: fit a filter to the decoded picture (`lmvic_ns.codec.pictures.loop_filter`).
         illumination: match the reference's exposure and white balance (`lmvic_ns.codec.pictures.illumination`).
         alone: code a view also without its reference, in case that is cheaper.
-        thrift: how much bits count when symbols of a view without and with a reference are rounded
-            (`lmvic_ns.codec.networks.rates.thrifty_rounding`).
+        thrift: weight of the rate when symbols are rounded, for views without and with a reference
+            (`lmvic_ns.codec.networks.rates.rate_distortion_rounding`).
         stored: store a view as an ordinary picture where that is cheaper (`lmvic_ns.codec.pictures.stored`).
         av1: code a view also as an AV1 picture, or as one of its difference from the reference, in case that is cheaper
             (`lmvic_ns.codec.pictures.av1`).

@@ -1,4 +1,4 @@
-"""What is kept of a coded view: by a decoder for the views that refer to it, and by a training pass for the loss."""
+"""State of a coded view: for the views that refer to it, and for the training loss."""
 
 from __future__ import annotations
 

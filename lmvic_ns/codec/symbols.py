@@ -1,4 +1,4 @@
-"""Symbols to and from an rANS stream: one call that writes or reads, so that both sides run the same code."""
+"""Symbols to and from an rANS stream. One method writes or reads, so that encoder and decoder run the same code."""
 
 from __future__ import annotations
 

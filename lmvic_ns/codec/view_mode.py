@@ -1,4 +1,4 @@
-"""First byte of a view's image part: how the view is coded, and with what correction of its reference."""
+"""Mode of a view, the first byte of its image part, with the illumination correction of its reference."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from lmvic_ns.errors import WeightsError
 
 FORMAT = "lmvic-weights-2"
 OTHER_FORMATS = {"lmvic-paper-weights-1": "lmvic_ns.paper.weights:deserialize"}
-"""Formats that rooms above read, with the function that takes (data, origin) and gives `Weights`."""
+"""Formats that other packages read: the function that takes (data, origin) and returns `Weights`."""
 _HASH_BYTES = 16
 
 

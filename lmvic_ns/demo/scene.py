@@ -23,20 +23,20 @@ MILLIMETRES = 1000.0
 
 @dataclass(frozen=True)
 class DemoSceneConfig:
-    """What to make; the same values give the same files, bit for bit, on one machine."""
+    """The synthetic scene. On one machine, the same values give the same files."""
 
     views: int = 20
     """Number of photographs."""
     width: int = 320
-    """Width of each in pixels."""
+    """Width of a photograph in pixels."""
     height: int = 240
-    """Height of each in pixels."""
+    """Height of a photograph in pixels."""
     supersample: int = 2
-    """Rays a pixel, along each axis."""
+    """Rays per pixel along each axis."""
     seed_points: int = 3000
-    """Points in sparse_pc.ply."""
+    """Number of sparse points."""
     seed: int = 0
-    """Of the pan's little jitters and of the seed points."""
+    """Seed of the camera jitter and of the sparse points."""
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Depth for scenes that bring none: stereo, sparse points."""
+"""Depth for scenes without depth files, from stereo or from sparse points."""

@@ -1,4 +1,4 @@
-"""The paper's Figure 7 and what the encoder adds: what each part is worth, as BD-rate against the whole.
+"""Ablation study (Figure 7 of the paper): BD-rate of the codec without each of its parts.
 
 Parts are switched off at run time, with the same weights: networks that were trained with a part miss it more than networks
 trained without it would (the paper retrains). Orders and trees need no training, so those figures are exact.

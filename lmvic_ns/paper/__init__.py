@@ -1,1 +1,1 @@
-"""The published method (3D-LMVIC) as it stands in method.md sections 4 and 5: slow, faithful, for comparisons."""
+"""The published network of 3D-LMVIC (https://arxiv.org/abs/2409.04013), for comparisons."""

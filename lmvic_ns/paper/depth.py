@@ -1,4 +1,4 @@
-"""Depth codec of the `paper` preset: encoder and decoder with DCI, prediction and mask extractors (method.md, section 4)."""
+"""Depth codec of the `paper` preset: encoder and decoder with DCI, prediction and mask extractors (arXiv 2409.04013)."""
 
 from __future__ import annotations
 

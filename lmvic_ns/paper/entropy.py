@@ -1,4 +1,4 @@
-"""Hyperprior and quadtree partition entropy model (QPEM; Li et al. 2023; method.md, section 5, equation (6)).
+"""Hyperprior and quadtree partition entropy model (QPEM; Li et al. 2023; equation (6) of the paper).
 
 The table indexes come from floating point, as published: encoder and decoder must run on the same kind of device with the
 same library. (`base` and `tiny` have no such limit.)

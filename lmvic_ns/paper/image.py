@@ -1,4 +1,4 @@
-"""Image codec of the `paper` preset: encoder and decoder with ICT, reference and mask extractors (method.md, section 4)."""
+"""Image codec of the `paper` preset: encoder and decoder with ICT, reference and mask extractors (arXiv 2409.04013)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers that the image and the depth codec of the `paper` preset share (method.md, section 4)."""
+"""Layers that the image and the depth codec of the `paper` preset share (arXiv 2409.04013)."""
 
 from __future__ import annotations
 

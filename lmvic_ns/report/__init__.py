@@ -1,1 +1,1 @@
-"""What people read of a file: terminal lines, tables, report.html."""
+"""Reports on a file: terminal output, tables, report.html."""

@@ -1,4 +1,4 @@
-"""report.html: one page for the lead of a capture team. Everything is inside it; nothing is loaded from anywhere."""
+"""report.html: one page that loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def page_style() -> str:
 
 
 def lead(data: dict[str, Any]) -> str:
-    """The answer in a sentence or two: how small, how good, how bad at worst, where, how long."""
+    """Summary in one or two sentences: size, mean PSNR, worst view, time."""
     total, before = data["bytes"]["total"], data["captured_files"]["bytes"]
     worst = min(data["views"], key=lambda view: view["psnr"])
     words = f"<b>{size_text(total)}</b> for {len(data['views'])} views"

@@ -1,4 +1,4 @@
-"""What an encode gave: a finished file with its views' figures, and the lines that people read of it."""
+"""Result of an encode: the finished file, figures of its views, and lines for the terminal."""
 
 from __future__ import annotations
 

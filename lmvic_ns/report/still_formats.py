@@ -1,4 +1,4 @@
-"""What other formats of single pictures need for the same PSNR: JPEG, WebP, AVIF."""
+"""Bytes that JPEG, WebP and AVIF need for the same PSNR."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the commands talk: lines on stdout, a progress bar on stderr, mistakes as one line."""
+"""Terminal output of the commands: lines on stdout, a progress bar and errors on stderr."""
 
 from __future__ import annotations
 

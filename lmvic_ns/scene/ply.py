@@ -30,13 +30,13 @@ class PlyHeader:
     """What a PLY file says of its vertices.
 
     Attributes:
-        form: "ascii", "binary_little_endian" or "binary_big_endian".
+        encoding: "ascii", "binary_little_endian" or "binary_big_endian".
         count: of vertices.
         fields: name and type of each property.
         body: what follows the header.
     """
 
-    form: str
+    encoding: str
     count: int
     fields: list[tuple[str, str]]
     body: bytes
@@ -56,17 +56,17 @@ def read_header(path: Path) -> PlyHeader:
     if not data.startswith(b"ply") or end is None:
         raise SceneError(f"{path} is not a PLY file; write the seed points with ns-process-data, or leave them out")
     try:
-        form, count, fields = _parse_header(data[: end.start()].decode("ascii", "replace").splitlines(), path)
+        encoding, count, fields = _parse_header(data[: end.start()].decode("ascii", "replace").splitlines(), path)
     except (ValueError, IndexError) as error:  # a line with too few words, or a number that is none
         raise SceneError(f"{path} has a damaged PLY header ({error}); write it again, or leave the points out") from error
     if len({name for name, _ in fields}) < len(fields):
         raise SceneError(f"{path} has a damaged PLY header (a property twice); write it again, or leave the points out")
     body = data[end.end() :]
     # a vertex takes at least a sign and a space for each number of a text, before memory is taken for all of them
-    least = 2 * len(fields) - 1 if form == "ascii" else sum(np.dtype(SCALARS[kind]).itemsize for _, kind in fields)
+    least = 2 * len(fields) - 1 if encoding == "ascii" else sum(np.dtype(SCALARS[kind]).itemsize for _, kind in fields)
     if count * max(least, 1) > len(body) + 1:
         raise SceneError(f"{path} is damaged: its header promises {count} points with x, y, z, more than it can hold")
-    return PlyHeader(form, count, fields, body)
+    return PlyHeader(encoding, count, fields, body)
 
 
 def read_points(path: Path) -> tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray, "n 3"] | None]:
@@ -78,10 +78,10 @@ def read_points(path: Path) -> tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray,
         SceneError: see `read_header`; or the vertices are not what the header promises, or not finite.
     """
     header = read_header(path)
-    form, count, fields, body = header.form, header.count, header.fields, header.body
+    encoding, count, fields, body = header.encoding, header.count, header.fields, header.body
     try:
-        dtype = np.dtype([(name, BYTE_ORDER[form] + SCALARS[kind]) for name, kind in fields])
-        if form == "ascii":
+        dtype = np.dtype([(name, BYTE_ORDER[encoding] + SCALARS[kind]) for name, kind in fields])
+        if encoding == "ascii":
             rows = [tuple(line.split()[: len(fields)]) for line in body.decode("ascii").splitlines()[:count]]
             table = np.array(rows, dtype=np.float64).reshape(count, len(fields))
             columns = {name: table[:, i] for i, (name, _) in enumerate(fields)}
@@ -99,10 +99,10 @@ def read_points(path: Path) -> tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray,
 
 def _parse_header(lines: list[str], path: Path) -> tuple[str, int, list[tuple[str, str]]]:
     """Format, number of vertices and their (name, type) fields."""
-    form, count, fields, element = "", -1, [], ""
+    encoding, count, fields, element = "", -1, [], ""
     for words in (line.split() for line in lines):
         if words[:1] == ["format"]:
-            form = words[1]
+            encoding = words[1]
         elif words[:1] == ["element"]:
             if not element and words[1] != "vertex":
                 raise SceneError(f"{path}: vertices must be the first element, found '{words[1]}'")
@@ -112,9 +112,9 @@ def _parse_header(lines: list[str], path: Path) -> tuple[str, int, list[tuple[st
             if words[1] not in SCALARS:
                 raise SceneError(f"{path}: a vertex property of type '{words[1]}' cannot be read")
             fields.append((words[2], words[1]))
-    if form not in BYTE_ORDER or count < 0:
-        raise SceneError(f"{path}: not a PLY format that can be read ('{form}', {count} vertices)")
-    return form, count, fields
+    if encoding not in BYTE_ORDER or count < 0:
+        raise SceneError(f"{path}: not a PLY format that can be read ('{encoding}', {count} vertices)")
+    return encoding, count, fields
 
 
 def _colours(path: Path, columns: dict[str, np.ndarray], kinds: dict[str, str]) -> UInt8[np.ndarray, "n 3"] | None:

@@ -30,7 +30,7 @@ def blend_tile(
     """Blend Gaussians, given nearest first, at pixel centres; `delta` is mean minus pixel centre.
 
     Returns:
-        sum of a t feature (method.md (1)), final transmittance, and the position of the median Gaussian (2), -1 where
+        sum of a t feature (equation (1)), final transmittance, and the position of the median Gaussian (2), -1 where
         the transmittance never falls below one half.
     """
     dx, dy = delta.unbind(-1)

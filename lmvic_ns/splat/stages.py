@@ -76,7 +76,7 @@ class RasterOutput:
     """Pictures of c cameras; depths in scene units along z, 0 where there is none.
 
     `rgb` is composited over the background and not clamped; `expected_depth` is sum a t z / sum a t; `median_depth` is
-    the z of the first Gaussian after which the transmittance is below one half (method.md (2)), 0 where no Gaussian
+    the z of the first Gaussian after which the transmittance is below one half (equation (2)), 0 where no Gaussian
     takes it there. `info` is gsplat's meta, as its densification strategies read it.
     """
 

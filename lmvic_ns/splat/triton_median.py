@@ -58,7 +58,7 @@ def median_indices(
     height: int,
     tile_size: int,
 ) -> Int[Tensor, "c h w"]:
-    """Index into the flattened leading axes of the median Gaussian (method.md (2)), -1 where there is none.
+    """Index into the flattened leading axes of the median Gaussian (equation (2)), -1 where there is none.
 
     The arguments are those of gsplat's meta, packed or not.
     """

@@ -1,4 +1,4 @@
-"""Training of the codec: photographs, then chains of views with their geometry (method.md section 7).
+"""Training of the codec: photographs, then chains of views with their geometry.
 
 Importing this package is light. What needs Lightning (`module`, `callbacks`, `runner`) asks for it by
 :func:`require_lightning`, so that a plain install gives one clear line. Data, losses and quick rate-distortion looks

@@ -1,4 +1,4 @@
-"""What happens between steps: reports, validation, checkpoints, and a clean end."""
+"""Lightning callback for reports, validation, checkpoints and the end of training."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class StopSignals:
         self._previous: dict[int, Any] = {}
 
     def install(self) -> None:
-        """Take the signals over (possible in the main thread only; elsewhere nothing changes)."""
+        """Install the signal handlers. Outside of the main thread nothing changes."""
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
                 self._previous[number] = signal.signal(number, self._handle)
@@ -41,7 +41,7 @@ class StopSignals:
                 return
 
     def restore(self) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         while self._previous:
             number, handler = self._previous.popitem()
             signal.signal(number, handler)
@@ -130,14 +130,14 @@ def save_average(path: Path, module: TrainingModule, metadata: dict[str, str]) -
     write_state(path, state, metadata | counted)
 
 
-class Conductor(Callback):
-    """Reports, validates, saves and stops, by the clock of process 0.
+class TrainingCallback(Callback):
+    """Reports, validates, saves and stops a run. With several processes, the clock of process 0 decides.
 
     Args:
         folder: gets `last.ckpt`, `last.safetensors`, `best.safetensors`, `curve.csv`.
         validate: rows of a rate-distortion curve of the model as it is given.
         metadata: strings that the weights files carry (preset, data, command).
-        stop_after: seconds after `started` at which this process ends, whatever the whole budget is.
+        stop_after: time limit of this process, in seconds after `started`.
         started: monotonic time from which `stop_after` counts (the command's start).
         every_seconds: (report, validate, checkpoint) intervals.
     """
@@ -168,7 +168,7 @@ class Conductor(Callback):
         self._validated_step = -1
         self._validated_at = -math.inf
         self._training_loss = math.nan
-        self._ending_seconds = 0.0  # what the last validation took: the time limit includes the one at the end
+        self._validation_seconds = 0.0  # what the last validation took: the time limit includes the one at the end
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the clocks; Lightning has installed its own signal handlers by now, ours replace them."""
@@ -181,10 +181,10 @@ class Conductor(Callback):
         self.means.reset()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Decide on process 0, act on all."""
+        """Report, validate, save or stop, if it is time. Process 0 decides for all."""
         self.means.add(pl_module)
         now = time.monotonic()
-        out_of_time = self.stop_after is not None and now - self.started + self._ending_seconds >= self.stop_after
+        out_of_time = self.stop_after is not None and now - self.started + self._validation_seconds >= self.stop_after
         stop = pl_module.finished or out_of_time
         decisions = [now >= self._next_report, now >= self._next_validation, now >= self._next_checkpoint, stop]
         report, validate, checkpoint, stop = self._agree(trainer, pl_module, decisions)
@@ -211,20 +211,20 @@ class Conductor(Callback):
         return [bool(v > 0) for v in trainer.strategy.reduce(clock, reduce_op="sum")]
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Validate and save a last time."""
+        """Validate and save at the end."""
         self._report(trainer, pl_module)
-        just_looked = time.monotonic() - self._validated_at < self._ending_seconds
-        if not just_looked:  # what a validation costs must be worth it: little has changed since the last one
+        just_validated = time.monotonic() - self._validated_at < self._validation_seconds
+        if not just_validated:  # little has changed since the last validation
             self._validate(trainer, pl_module)
         self._checkpoint(trainer, pl_module)
         self.signals.restore()
-        self._tell(trainer, f"ended at step {pl_module.step}: {self.ended_by}; weights and checkpoint in {self.folder}")
+        self._print(trainer, f"ended at step {pl_module.step}: {self.ended_by}; weights and checkpoint in {self.folder}")
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         self.signals.restore()
 
-    def _tell(self, trainer: Any, line: str) -> None:
+    def _print(self, trainer: Any, line: str) -> None:
         if trainer.is_global_zero:
             self.say(line)
 
@@ -239,7 +239,7 @@ class Conductor(Callback):
             trainer.logger.log_metrics({f"train/{name}": value for name, value in means.items()}, step=module.step)
         share = f" {min(module.progress, 1):4.0%}" if module.progress > 0 else ""
         skipped = f"  skipped {module.skipped}" if module.skipped else ""
-        self._tell(
+        self._print(
             trainer,
             f"step {module.step:6d}{share}  loss {means['loss']:.4f}  {means['bpp']:.3f} bpp  {means['psnr']:.2f} dB  "
             f"{means['crops_per_second']:.1f} crops/s  lr {means['learning_rate']:.1e}{skipped}",
@@ -274,7 +274,7 @@ class Conductor(Callback):
                 module.best_score = value
                 save_average(self.folder / "best.safetensors", module, self.metadata)
             self._validated_at = time.monotonic()
-            self._ending_seconds = self._validated_at - before
+            self._validation_seconds = self._validated_at - before
         self._next_validation = time.monotonic() + self.validate_every
         self.means.reset()
 
@@ -290,7 +290,7 @@ class Conductor(Callback):
 
 
 def progress_line() -> Callable[[str], None]:
-    """Prints lines; on a terminal, reports of steps overwrite one another like a progress bar."""
+    """A function that prints lines. On a terminal, each report of a step replaces the last one."""
     if not sys.stdout.isatty():
         return lambda line: print(line, flush=True)
 

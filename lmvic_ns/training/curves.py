@@ -1,10 +1,11 @@
-"""`lmvic train curves`: learning curves of several runs in one picture, and what more of the same compute would bring."""
+"""`lmvic train curves`: plot the learning curves of several runs and extrapolate them to more compute."""
 
 from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -20,14 +21,14 @@ MARK = "lmvic train curves"
 
 @dataclass(frozen=True)
 class CurvesConfig:
-    """Draw the learning curves of runs, and extrapolate them."""
+    """Plot the learning curves of runs and extrapolate them."""
 
-    curves: tyro.conf.Positional[tuple[Path, ...]]
-    """The runs' curve.csv (or their folders), in the order in which one started from the other."""
+    curves: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")]
+    """Folders of runs, or their curve.csv. Each run started from the one before it."""
     output: Path = Path("learning-curves.png")
-    """The picture; an older one that this command drew is replaced."""
+    """Picture to write. An older one of this command is replaced."""
     factors: tuple[float, ...] = (10.0, 100.0)
-    """Multiples of the compute spent so far to extrapolate to."""
+    """Extrapolate to these multiples of the compute spent so far."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ def power_law(crops: Float[np.ndarray, "n"], cost: Float[np.ndarray, "n"]) -> tu
     return best[1]
 
 
-def train_curves(config: tyro.conf.OmitArgPrefixes[CurvesConfig]) -> None:
-    """Draw learning curves and print what more of the same compute would bring."""
+def train_curves(config: CurvesConfig) -> None:
+    """Plot learning curves and print their extrapolation to more compute."""
     check_file(config.output, inputs=config.curves, overwrite=True, ours=_is_ours, kind="a picture that this command drew")
     curves: list[LearningCurve] = []
     for path in config.curves:

@@ -1,4 +1,4 @@
-"""Batches by step number: a stateless stream that resumes and distributes exactly.
+"""Batches as a function of the step number, so that runs resume and distribute exactly.
 
 Step s with a global batch of B uses samples s*B .. s*B+B-1; process r of n takes its B/n of them. So the order of the
 data is a function of (seed, step) alone, two processes see together what one process with twice the batch sees, and a

@@ -1,7 +1,7 @@
 """Stage `depth`: the depth codec alone, on the depth maps of training scenes.
 
-Its networks see a few hundred numbers a map, so a step costs milliseconds where a step of stage `scenes` costs a second;
-minutes here bring what hours there would. It shares no weights with the image codec: the result is a weights file whose
+Its networks are small, and a depth map has few samples: a step takes milliseconds, where a step of stage `scenes` takes a
+second. It shares no weights with the image codec: the result is a weights file whose
 image part is that of `--init`.
 """
 
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import tyro
 from rich.progress import Progress
 from torch import Tensor
 
@@ -38,22 +37,25 @@ class TrainDepthConfig:
     """Train the depth codec on prepared scenes (what `lmvic prepare` wrote)."""
 
     scenes: Path
-    """Folder of scenes with depth."""
+    """Folder with the output of `lmvic prepare`."""
     output: Path
     """Weights file to write (.safetensors)."""
     init: Path | None = None
-    """Weights to start from; their image part goes into the output as it is."""
+    """Weights to start from. Their image codec is copied into the output unchanged."""
     preset: str = "tiny"
+    """Size of the model: tiny or base."""
     minutes: float = 8.0
-    """Wall-clock budget; the learning rate falls over it."""
+    """Wall-clock budget, over which the learning rate decays."""
     learning_rate: float = 2e-3
+    """Highest learning rate."""
     neighbours: int = 4
-    """The reference is one of so many nearest views."""
+    """The reference is drawn from this many nearest views."""
     seed: int = 0
+    """Seed of data and noise."""
     exclude: tuple[str, ...] = field(default_factory=tuple)
-    """Scene names to leave out."""
+    """Names of scenes to leave out."""
     overwrite: bool = False
-    """Replace a weights file that is there."""
+    """Replace an existing weights file."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,10 @@ def pair_loss(codec: DepthCodec, scene: DepthScene, view: int, reference: int, l
     exact = torch.round(decoded * (DEPTH_RANGE * ONE)) / (DEPTH_RANGE * ONE)
     prediction, mask = predict_inverse_depth(exact, scene.cameras[reference], scene.cameras[view])
     second = _pad(scene.maps[view])
-    told = codec(second, level, _pad(prediction.float()), _pad(mask.float()))
+    predicted = codec(second, level, _pad(prediction.float()), _pad(mask.float()))
     weight = depth_lambda_of_level(level).mean()
     loss = torch.zeros(())
-    for target, size, output, share in ((first, (h, w), alone, 0.3), (second, scene.maps[view].shape[-2:], told, 0.7)):
+    for target, size, output, share in ((first, (h, w), alone, 0.3), (second, scene.maps[view].shape[-2:], predicted, 0.7)):
         error = (output.inverse_depth - target)[:, : size[0], : size[1]].square().mean()
         rate = output.bits.mean() / (size[0] * size[1] * DEPTH_FACTOR**2)
         loss = loss + share * (weight * error + rate)
@@ -105,7 +107,7 @@ def _pad(x: Tensor) -> Tensor:
     return F.pad(x[:, None], (0, -w % DEPTH_STRIDE, 0, -h % DEPTH_STRIDE), mode="replicate")[:, 0]
 
 
-def train_depth(config: tyro.conf.OmitArgPrefixes[TrainDepthConfig]) -> None:
+def train_depth(config: TrainDepthConfig) -> None:
     """Train the depth codec on the depth maps of prepared scenes, in minutes."""
     read = (config.scenes, *(() if config.init is None else (config.init,)))
     check_weights_output(config.output, inputs=read, overwrite=config.overwrite)

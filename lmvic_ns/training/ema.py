@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """Running average of a module's floating parameters; buffers are copied.
+    """Moving average of a module's floating point parameters; buffers are copied.
 
     The decay grows as (1 + t) / (10 + t) up to `decay`, so the first steps are forgotten soon.
     """

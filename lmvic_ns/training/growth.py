@@ -1,13 +1,15 @@
-"""`lmvic train grow`: a larger model that starts as a trained smaller one, instead of from nothing.
+"""`lmvic train grow`: initialize a larger model from a trained smaller one.
 
-Every channel of the smaller model becomes one of the larger, with the same weights; what is new reads the old channels, and
-nothing old reads what is new yet, so both code alike (Net2Net, Chen, Goodfellow and Shlens 2016). Training goes on from there.
+Every channel of the smaller model becomes a channel of the larger one, with the same weights. New channels read the old ones.
+The weights from new channels to old ones are zero, so that both models compute the same (Net2Net; Chen, Goodfellow and Shlens
+2016).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import tyro
@@ -26,23 +28,24 @@ Segments = list[tuple[int, int]]
 
 @dataclass(frozen=True)
 class GrowConfig:
-    """Make the start of a larger preset of a smaller one's trained weights."""
+    """Initialize a larger preset from the trained weights of a smaller one."""
 
-    weights: tyro.conf.Positional[Path]
+    weights: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="WEIGHTS")]
     """best.safetensors or last.safetensors of a run of the smaller preset."""
-    output: tyro.conf.Positional[Path]
-    """What `--init` takes, such as base-start.safetensors."""
+    output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
+    """File to write, for `--init`, such as base-start.safetensors."""
     small: str = "tiny"
     """Preset of the weights."""
     preset: str = "base"
-    """Preset to make."""
+    """Preset to initialize."""
     seed: int = 0
+    """Seed of the new weights."""
     overwrite: bool = False
-    """Replace a weights file that is there."""
+    """Replace an existing weights file."""
 
 
-def train_grow(config: tyro.conf.OmitArgPrefixes[GrowConfig]) -> None:
-    """Make the start of a larger preset of a smaller one's trained weights."""
+def train_grow(config: GrowConfig) -> None:
+    """Initialize a larger preset from the trained weights of a smaller one."""
     check_weights_output(config.output, inputs=(config.weights,), overwrite=config.overwrite)
     small, large = build_model(config.small), build_model(config.preset, config.seed)
     load_initial_weights(small, config.weights)
@@ -54,7 +57,7 @@ def train_grow(config: tyro.conf.OmitArgPrefixes[GrowConfig]) -> None:
 
 @torch.no_grad()
 def grow(small: MultiViewModel, large: MultiViewModel, *, seed: int = 0) -> None:
-    """Gives `large` the weights of `small`, so that both code alike.
+    """Copy the weights of `small` into `large`, so that both compute the same.
 
     Args:
         small: trained.

@@ -1,4 +1,4 @@
-"""Rate-distortion losses, method.md section 7.
+"""Rate-distortion losses, equation (9) of the paper.
 
 Rates are bits per pixel, distortions are MSE on 0..1 images or 1 - MS-SSIM, and a loss is lambda * D + R.
 """
@@ -57,8 +57,8 @@ def photo_loss(
     return lambdas * distortion + bits.float() / pixels
 
 
-def tempered(loss: Float[Tensor, "b"], limit: float = 10.0) -> Float[Tensor, "b"]:
-    """Grows as a logarithm beyond the limit, so that one picture gone wrong does not drown the others of its step."""
+def log_limited(loss: Float[Tensor, "b"], limit: float = 10.0) -> Float[Tensor, "b"]:
+    """The loss, logarithmic above the limit, so that one bad sample does not dominate its step."""
     return torch.where(loss > limit, limit * (1 + (loss.clamp(min=limit) / limit).log()), loss)
 
 

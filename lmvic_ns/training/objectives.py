@@ -19,10 +19,10 @@ from lmvic_ns.training.losses import (
     Metric,
     image_distortion,
     level_weight,
+    log_limited,
     photo_loss,
     psnr,
     squared_error,
-    tempered,
     view_loss,
 )
 from lmvic_ns.training.pairs import PairBatch, PairConfig, make_pairs
@@ -91,7 +91,7 @@ class PhotoObjective:
         pixels = image.shape[-1] * image.shape[-2]
         lambdas = self.lambdas(level)
         distortion = image_distortion(out.image, image, self.config.metric)
-        loss = tempered(self.weights(lambdas) * photo_loss(distortion, out.image_bits, lambdas, pixels)).mean()
+        loss = log_limited(self.weights(lambdas) * photo_loss(distortion, out.image_bits, lambdas, pixels)).mean()
         with torch.no_grad():
             error = psnr(squared_error(out.image.detach().clamp(0, 1), image)).sum()
         return StepLoss(loss, image.shape[0], pixels * image.shape[0], out.image_bits.detach().sum(), error)
@@ -198,7 +198,7 @@ class ChainObjective:
                 db.append(psnr(squared_error(out.image.clamp(0, 1), image)).sum())
                 depth_bits += out.depth_bits.detach().float()
                 depth_error += depth_distortion.detach()
-        loss = tempered(torch.stack(terms)).mean()
+        loss = log_limited(torch.stack(terms)).mean()
         extra = {
             "depth_bpp": depth_bits.mean() / (views * pixels),
             "depth_rmse": (depth_error.mean() / views).sqrt(),

@@ -36,7 +36,7 @@ FORMAT = "lmvic-training-pack-1"
 
 @dataclass(frozen=True)
 class PackConfig:
-    """What a pack takes."""
+    """Size and content of a pack."""
 
     megabytes: float = 40.0
     """Largest size of the file, in 1e6 bytes."""
@@ -45,15 +45,15 @@ class PackConfig:
     quality: int = 92
     """JPEG quality of photographs and pictures."""
     photo_side: int = 448
-    """Photographs are cut to a square of at most this side in their middle; large ones are halved first."""
+    """Side of the square centre crop of each photograph, in pixels."""
     halve_above: int = 1000
-    """Photographs with a longer side than this are halved (their files' traces go with it)."""
+    """Photographs with a longer side than this are first reduced to half their size, which also removes JPEG artefacts."""
     scene_side: int = 640
-    """Pictures of scenes are reduced to this longer side."""
+    """Longer side of the pictures of scenes, in pixels."""
     depth_factor: int = 4
-    """Depth is kept at this fraction of the pictures' size; the codec codes a quarter."""
+    """Depth is stored this many times smaller than the pictures. The codec needs 4."""
     validation_photos: int = 16
-    """Photographs that stay held out, the same as a run on the whole folder holds out."""
+    """Photographs held out of training: the same ones as in a run on the folder."""
 
 
 def write_pack(path: Path, photos: PhotoSet, scenes: Sequence[TrainingScene], config: PackConfig) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""A run's weights become a weights file that codes: named, in half precision, with its integer tables."""
+"""`lmvic train publish`: a weights file for the codec, in half precision, with its integer tables."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from safetensors import safe_open
@@ -18,23 +19,24 @@ from lmvic_ns.training.runner import load_initial_weights
 
 @dataclass(frozen=True)
 class PublishConfig:
-    """Make a weights file for `--weights` of what a run left."""
+    """Make a weights file for the codec from the weights of a training run."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """best.safetensors or last.safetensors of a run."""
-    output: tyro.conf.Positional[Path]
-    """The weights file, NAME.safetensors."""
+    output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
+    """Weights file to write, NAME.safetensors."""
     depth: Path | None = None
-    """Take the depth codec from this file (of `lmvic train depth`)."""
+    """Take the depth codec from this file, written by `lmvic train depth`."""
     preset: str = "tiny"
+    """Size of the model: tiny or base."""
     data: str = ""
-    """What the weights were trained on, for the model card in the file."""
+    """Training data, for the model card in the file."""
     overwrite: bool = False
-    """Replace a weights file that is there."""
+    """Replace an existing weights file."""
 
 
-def publish(config: tyro.conf.OmitArgPrefixes[PublishConfig]) -> None:
-    """Make a weights file of a run's weights."""
+def publish(config: PublishConfig) -> None:
+    """Make a weights file for the codec from the weights of a training run."""
     parts = (config.run, *(() if config.depth is None else (config.depth,)))
     check_weights_output(config.output, inputs=parts, overwrite=config.overwrite)
     model = build_model(config.preset)
@@ -50,7 +52,7 @@ def publish(config: tyro.conf.OmitArgPrefixes[PublishConfig]) -> None:
 
 
 def _facts(path: Path) -> dict[str, str]:
-    """What the run says about itself, without paths of the machine it ran on."""
+    """Metadata of the run, without paths of its machine."""
     with safe_open(str(path), framework="pt") as stream:
         metadata = stream.metadata() or {}
     return {key: metadata[key] for key in ("stage", "step", "crops", "seconds", "seed", "batch", "metric") if key in metadata}

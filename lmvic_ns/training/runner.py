@@ -16,7 +16,7 @@ from torch import nn
 
 from lmvic_ns._util.output import write_whole
 from lmvic_ns.training import TrainingError, require_lightning
-from lmvic_ns.training.callbacks import Conductor, Validate, progress_line
+from lmvic_ns.training.callbacks import TrainingCallback, Validate, progress_line
 from lmvic_ns.training.module import OptimizationConfig, TrainingModule
 from lmvic_ns.training.objectives import Objective
 from lmvic_ns.training.speed import faster_convolutions
@@ -106,7 +106,7 @@ def run_training(
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TensorFloat32 is exact enough for gradients
     module = TrainingModule(model, objective, dataset, collate, optimization, workers=config.workers)
-    conductor = Conductor(
+    callback = TrainingCallback(
         config.folder,
         validate,
         config.metadata,
@@ -129,7 +129,7 @@ def run_training(
         precision=config.precision,
         max_epochs=-1,
         logger=logger,
-        callbacks=[conductor],
+        callbacks=[callback],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

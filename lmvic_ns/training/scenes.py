@@ -127,20 +127,20 @@ class ChainBatch:
 
 @dataclass(frozen=True)
 class ChainConfig:
-    """How chains are drawn."""
+    """Random chains of views."""
 
     chain_size: int = 256
     """Side of the crops in pixels (a multiple of 64)."""
     views: int = 4
-    """Views of a chain, each referring to the one before."""
+    """Views of a chain. Each refers to the one before it."""
     neighbours: int = 5
-    """The next view is one of so many nearest, nearer ones more often."""
+    """The next view is drawn from this many nearest ones; nearer ones are more frequent."""
     reference_dropout: float = 0.15
-    """Share of views that must do without their reference, so that the intra path stays good."""
+    """Share of views that are coded without their reference, so that intra coding stays good."""
     smallest_scale: float = 0.5
-    """Crops are taken from windows up to 1 / this times larger and reduced; the scale is uniform up to 1."""
+    """Smallest random scale. A crop is cut from a window 1 / scale times as large, which is then reduced."""
     jitter: float = 0.1
-    """Windows are moved by up to this share of their side from where the geometry puts them."""
+    """Largest random shift of a window, relative to its side."""
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,18 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """Warm-up over the first steps, then decay over the budget."""
+    """Warm-up, then decay over the budget."""
 
     learning_rate: float = 1e-3
+    """Highest learning rate."""
     final_ratio: float = 0.02
-    """Learning rate at the end, as a share of the highest."""
+    """Learning rate at the end, divided by the highest one."""
     warmup_steps: int = 100
+    """Steps of linear warm-up."""
     decay: Literal["cosine", "halve", "constant"] = "cosine"
-    """`halve`: halved every fifth of the budget, the paper's steps."""
+    """Shape of the decay. `halve`: halved after each fifth of the budget, as in the paper."""
     schedule_by: Literal["steps", "time"] = "steps"
-    """What the budget is counted in: training steps, or seconds of training (resumed time counts)."""
+    """Unit of the budget: training steps, or seconds of training over all resumed runs."""
 
 
 def learning_rate(config: ScheduleConfig, step: int, progress: float) -> float:

@@ -1,4 +1,4 @@
-"""What the stages' commands share: budgets, machines, optimizer options, and how they become a run."""
+"""Options that the training commands share, and the configuration of a run that follows from them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lmvic_ns.training.runner import RunConfig
 
 STARTING_SECONDS = 10.0
-"""What a start takes out of --max-time (imports, decoding photographs) before the first step."""
+"""Seconds of --max-time that pass before the first step (imports, decoding photographs)."""
 
 
 def default_data() -> Path:
@@ -50,14 +50,14 @@ def parse_duration(text: str) -> float:
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """When a run ends, and how often it looks up."""
+    """When a run ends, and how often it reports, validates and saves."""
 
     max_time: str | None = None
-    """Wall-clock limit of this process, HH:MM:SS: it then ends with a checkpoint, whatever the whole budget is."""
+    """Wall-clock limit of this process, HH:MM:SS. The process then saves a checkpoint and ends."""
     max_steps: int | None = None
-    """The whole budget in steps."""
+    """Total budget in steps."""
     schedule_time: str | None = None
-    """The whole budget in training time over all resumed runs, HH:MM:SS (else --max-time)."""
+    """Total budget in training time over all resumed runs, HH:MM:SS; by default --max-time."""
     report_every: float = 10.0
     """Seconds between lines of progress."""
     validate_every: float = 300.0
@@ -68,54 +68,63 @@ class BudgetConfig:
 
 @dataclass(frozen=True)
 class MachineConfig:
-    """What a run runs on."""
+    """Hardware and precision."""
 
     precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed"
+    """Arithmetic: bfloat16 autocast, or float32."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where to train."""
     devices: int = 1
     """Processes on this machine; more than one trains with DDP."""
     nodes: int = 1
+    """Machines, for DDP."""
     workers: int = 0
-    """Data loading processes; 0 loads in the training process, which is best on few cores."""
+    """Data loading processes. 0 loads in the training process, which is best on few cores."""
     threads: int | None = None
-    """Torch's threads; None leaves them as they are (OMP_NUM_THREADS)."""
+    """Threads of torch; by default OMP_NUM_THREADS or torch's own choice."""
 
 
 @dataclass(frozen=True)
 class OptionsConfig:
-    """What every stage has."""
+    """Options of every stage."""
 
     output: Path
     """Folder of the run: checkpoint, weights, learning curve, TensorBoard."""
     preset: str = "tiny"
+    """Size of the model: tiny or base."""
     data: Path = field(default_factory=default_data)
-    """A folder with photos/train, a folder of pictures, or a training pack."""
+    """A folder with photos/train, a folder of pictures, or a training pack. The default is LMVIC_DATA."""
     exclude: tuple[str, ...] = ()
     """Shell patterns of names (of photographs or scenes) to leave out, such as 'urban-*'."""
     init: Path | None = None
-    """Weights to start from; without it the preset's own start."""
+    """Weights to start from; by default the DCT initialization of the preset."""
     resume: bool = False
-    """Go on from the folder's last.ckpt."""
+    """Continue from last.ckpt in the output folder."""
     metric: Literal["mse", "ms-ssim"] = "mse"
+    """Distortion that is minimized."""
     seed: int = 0
+    """Seed of data, noise and initialization."""
     fixed_lambda: float | None = None
-    """Train for this lambda alone (the paper's way) instead of all quality levels."""
+    """Train for this lambda only, as in the paper, instead of all quality levels."""
     level_skew: float = 1.0
-    """Above 1, low quality levels are drawn more often: level = 63 * u**skew, u uniform."""
+    """Exponent s of the random quality level, 63 * u**s with u uniform in 0..1. Above 1, low levels are more frequent."""
     level_weight_power: float = 0.5
-    """Losses are weighted with lambda^-power, 1 at the middle level."""
+    """Exponent p of the weight lambda^-p of a sample's loss, normalized to 1 at the middle level."""
     clip_norm: float = 1.0
+    """Largest norm of the gradient."""
     ema_decay: float = 0.999
+    """Decay of the exponential moving average of the weights."""
     weight_decay: float = 0.0
+    """Decoupled weight decay."""
     transform_rate: float = 1.0
-    """Learning rate of analysis and synthesis, as a share of the entropy model's: less than 1 from trained weights."""
+    """Learning rate of analysis and synthesis relative to that of the entropy model. Use less than 1 with trained weights."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """`muon`: Muon for the weights of 1x1 convolutions, AdamW for the rest."""
+    """Optimizer. `muon`: Muon for the weights of 1x1 convolutions, AdamW for the rest."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
     validation_photos: int = 16
-    """Photographs held out of training, to choose the best weights by."""
+    """Photographs held out of training, by which the best weights are chosen."""
 
 
 def optimization_config(options: OptionsConfig, batch: int) -> OptimizationConfig:

@@ -1,4 +1,4 @@
-"""Pictures that photographs never show: flat, smooth, striped, dithered, noisy. They keep the networks honest off the track."""
+"""Synthetic training pictures: flat, smooth, striped, dithered, noisy. They make the networks robust to unusual input."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Quick rate-distortion looks from estimated rates: no files, no entropy coder.
+"""Fast rate-distortion estimates for validation, without files and entropy coder.
 
-What ships is judged by real files (`lmvic evaluate`); this is for learning curves and for choosing the best weights.
+What ships is judged by real files (`lmvic eval rd`); this is for learning curves and for choosing the best weights.
 """
 
 from __future__ import annotations

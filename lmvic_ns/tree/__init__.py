@@ -1,1 +1,1 @@
-"""Which view refers to which: distances, reference trees."""
+"""Reference trees: which view is predicted from which, and the distances between views."""

@@ -1,1 +1,1 @@
-"""What people look at: panels for nerfstudio's viewer, a page for files, and the colours of both."""
+"""The page of `lmvic view`."""

@@ -1,4 +1,4 @@
-"""The chosen view in viser's panel: decoded, under a slider with the original where there is one. MDX, run by the page."""
+"""MDX elements of viser's panel that show the chosen view beside its original."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Shown:
     psnr: float | None = None
 
 
-class PictureShelf:
+class PictureFiles:
     """Gives pictures an address in the page: a file below the server's folder, or a data URL where there is no folder.
 
     Args:

@@ -1,4 +1,4 @@
-"""A scene's cameras in viser's world: any scene fills the window, upright, seen from behind the cameras."""
+"""Placement of a scene in viser's world, so that it fills the window, upright and seen from behind the cameras."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from lmvic_ns.drawing.markdown import literal
 from lmvic_ns.drawing.pair import PictureWithDepth, as_picture, correspond
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.report.terminal import size_text
-from lmvic_ns.viewer.compare import PictureShelf, Shown, busy_mdx, no_picture_mdx, picture_mdx
+from lmvic_ns.viewer.compare import PictureFiles, Shown, busy_mdx, no_picture_mdx, picture_mdx
 from lmvic_ns.viewer.plots import bits_chart, distance_chart
 from lmvic_ns.viewer.sources import PageSource
 from lmvic_ns.viewer.space import Space
@@ -58,7 +58,7 @@ class ViewPage:
         self._by_worst = False  # the last step was one down the list of the worst
         self._showing, self._preparing = threading.Lock(), threading.Lock()
         self._closing, self._work = threading.Event(), threading.Event()
-        self._shelf = PictureShelf(root)
+        self._picture_files = PictureFiles(root)
         self._ready: dict[int, Shown] = {}
         self._spent, self._problem = 0.0, source.trouble
         self._failed: set[int] = set()
@@ -249,13 +249,13 @@ class ViewPage:
 
     def _made_ready(self, view: int) -> Shown:
         decoded = (self.source.load(view)[0].image * 255).round().to(torch.uint8)
-        address = self._shelf.add(f"{view}d", decoded.permute(1, 2, 0).numpy())
+        address = self._picture_files.add(f"{view}d", decoded.permute(1, 2, 0).numpy())
         originals = self.source.originals
         original = None if originals is None else originals.image(view)
         if originals is None or original is None:
             return Shown(address)
         psnr = originals.compare(view, decoded, original)
-        return Shown(address, self._shelf.add(f"{view}o", original.permute(1, 2, 0).numpy()), psnr)
+        return Shown(address, self._picture_files.add(f"{view}o", original.permute(1, 2, 0).numpy()), psnr)
 
     def _describe(self, view: int, shown: Shown | None) -> str:
         source, spent, problem = self.source, self._spent, self._problem

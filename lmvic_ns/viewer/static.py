@@ -39,8 +39,8 @@ _REACH = 2.0  # of the sphere round all cameras and most points; points farther 
 
 
 @dataclass
-class Written:
-    """What a page holds.
+class PageContent:
+    """Number of views on a page, and problems.
 
     Attributes:
         views: how many are shown.
@@ -73,7 +73,7 @@ def _is_page(path: Path) -> bool:
         return MARK.encode() in file.read(400)
 
 
-def write_page(path: Path, source: PageSource, most: int) -> Written:
+def write_page(path: Path, source: PageSource, most: int) -> PageContent:
     """Write the page of a file or a scene.
 
     Args:
@@ -86,7 +86,7 @@ def write_page(path: Path, source: PageSource, most: int) -> Written:
     """
     if source.trouble is not None:
         raise LmvicError(source.trouble)
-    written = Written(0)
+    written = PageContent(0)
     shown = []
     chosen = _chosen(source, most, written)
     with progress("decoding", len(chosen)) as step:
@@ -101,7 +101,7 @@ def write_page(path: Path, source: PageSource, most: int) -> Written:
     return written
 
 
-def _chosen(source: PageSource, most: int, written: Written) -> list[int]:
+def _chosen(source: PageSource, most: int, written: PageContent) -> list[int]:
     """Numbers of views, sorted: evenly spread; with originals, half of them the worst ones (all are decoded for that)."""
     count = len(source.names)
     if most >= count:
@@ -119,7 +119,7 @@ def _chosen(source: PageSource, most: int, written: Written) -> list[int]:
     return sorted({*worst, *(rest[place] for place in even)})
 
 
-def _load(source: PageSource, view: int, written: Written) -> _View | None:
+def _load(source: PageSource, view: int, written: PageContent) -> _View | None:
     try:
         picture = source.load(view)[0]
         decoded = (picture.image * 255).round().to(torch.uint8)

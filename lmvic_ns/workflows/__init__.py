@@ -1,1 +1,1 @@
-"""A scene into a checked file, a file into a dataset, a scene with depth: what the commands do."""
+"""What the commands do: encode a scene and verify the file, decode it into a dataset, prepare scenes with depth."""

@@ -79,7 +79,7 @@ class DatasetWriter:
     Args:
         folder: the dataset's; see `lmvic_ns._util.output.check_folder`.
         names: of all views that may come, to find file names without collisions.
-        form: kinds of files.
+        format: kinds of files.
         capture: what else the file holds of the capture.
         overwrite: replace the files that this program wrote there before.
         inputs: what is decoded: must not be touched.
@@ -95,18 +95,18 @@ class DatasetWriter:
         self,
         folder: Path,
         names: list[str],
-        form: DatasetFormat,
+        format: DatasetFormat,
         *,
         capture: FileCapture | None = None,
         overwrite: bool = False,
         inputs: Sequence[Path] = (),
     ) -> None:
-        self.folder, self.form, self.capture = folder, form, capture
+        self.folder, self.format, self.capture = folder, format, capture
         self.problems: dict[str, str] = {}
         records = capture.records if capture is not None else None
         contents = capture.mask_contents() if capture is not None else ()
-        self.layout: DatasetLayout = dataset_layout(names, records, form.image, contents)
-        if form.layout == "colmap":
+        self.layout: DatasetLayout = dataset_layout(names, records, format.image, contents)
+        if format.layout == "colmap":
             self.layout = self.layout.as_colmap()
         self._points: SparsePoints | None = None
         self._records = records
@@ -135,7 +135,7 @@ class DatasetWriter:
                 place.write_bytes(picture)
             else:
                 self._save(place, shown.pixels, view)
-            if self.form.depth and self.form.layout == "nerfstudio" and shown.inverse_depth is not None:
+            if self.format.depth and self.format.layout == "nerfstudio" and shown.inverse_depth is not None:
                 frame["depth_file_path"] = paths.depth
                 inverse = shown.inverse_depth
                 depth = torch.where(inverse > 0, 1.0 / (inverse.clamp_min(1e-30) * self._unit), 0.0)
@@ -147,7 +147,7 @@ class DatasetWriter:
 
     def add_points(self, points: SparsePoints) -> None:
         """Write the sparse points."""
-        if self.form.layout == "colmap":
+        if self.format.layout == "colmap":
             self._points = points
             return
         with writing(self.folder):
@@ -196,7 +196,7 @@ class DatasetWriter:
         return _Shown((image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy(), inverse, covered, camera)
 
     def _lens(self, view: int) -> LensCamera | None:
-        if self.form.lens == "pinhole" or self._records is None:
+        if self.format.lens == "pinhole" or self._records is None:
             return None
         return self._records.lenses[view]
 
@@ -252,7 +252,7 @@ class DatasetWriter:
         frames = [self._frames[index] for index in order if index in self._frames]
         if not frames:
             raise LmvicError(f"{self.folder}: no view could be decoded, so nothing was written")
-        if self.form.layout == "colmap":
+        if self.format.layout == "colmap":
             self._write_model(frames)
             return
         meta: dict[str, Any] = {"camera_model": "OPENCV" if any("k1" in frame for frame in frames) else "PINHOLE"}

@@ -63,7 +63,7 @@ def decode_file(
     folder: Path,
     *,
     views: tuple[str, ...] = (),
-    form: DatasetFormat | None = None,
+    format: DatasetFormat | None = None,
     weights: str | None = None,
     device: str = "auto",
     workers: int = 1,
@@ -82,11 +82,11 @@ def decode_file(
     with Reader(file, max_pixels=max_pixels) as reader:
         names = [view.name for view in reader.header.views]
         wanted = find_views(reader.header, views) if views else list(range(len(names)))
-        form = form or DatasetFormat()
+        format = format or DatasetFormat()
         for number in wanted:
             view = reader.header.views[number]
-            if form.image != "original":  # before the weights are loaded
-                check_format_holds(form.image, view.width, view.height, view.name)
+            if format.image != "original":  # before the weights are loaded
+                check_format_holds(format.image, view.width, view.height, view.name)
         codec = codec_for_file(reader, weights, device)
         problems: dict[int, str] = {}
         lost_points: dict[str, str] = {}
@@ -97,13 +97,13 @@ def decode_file(
             lost_points["sparse points"] = str(error)
         capture = FileCapture(reader)
         count = shown_points = 0
-        with DatasetWriter(folder, names, form, capture=capture, overwrite=overwrite, inputs=inputs) as writer:
+        with DatasetWriter(folder, names, format, capture=capture, overwrite=overwrite, inputs=inputs) as writer:
             for number in wanted:
                 view = reader.header.views[number]
                 check_format_holds(Path(writer.layout.views[number].image).suffix, view.width, view.height, view.name)
             with progress("decoding", len(set(wanted))) as step:
                 for view in codec.decode(reader, wanted, workers=workers, problems=problems):
-                    writer.add_view(view, _stored_file(reader, view.index) if form.image == "original" else None)
+                    writer.add_view(view, _stored_file(reader, view.index) if format.image == "original" else None)
                     if found is not None:
                         found.add_view(view)
                     count += 1

@@ -1,4 +1,4 @@
-"""What a scene would take at the named qualities, from a few of its views coded for real."""
+"""Estimated size and quality of a scene at each named quality, from a few coded views."""
 
 from __future__ import annotations
 

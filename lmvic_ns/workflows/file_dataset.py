@@ -1,4 +1,4 @@
-"""An `.lmvic` file as a nerfstudio dataset whose pictures, masks and depth are decoded when somebody opens them."""
+"""An `.lmvic` file as a nerfstudio dataset whose pictures, masks and depth are decoded when they are opened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the files of a decoded dataset go: as they were captured where that is safe, else by the views' names."""
+"""File names of a decoded dataset: those of the capture if they are safe, otherwise the names of the views."""
 
 from __future__ import annotations
 

@@ -34,56 +34,57 @@ class CodingOptions:
     """How a scene is coded."""
 
     quality: int | NamedQuality = 32
-    """Quality level, 0 (smallest file) to 63 (best pictures), the views' mean; or small (20), balanced (32), high (44), archive
-    (63 for every view, 42 dB and more on photographs), or lossless: every picture bit for bit, by itself."""
+    """Quality level from 0 (smallest file) to 63 (best pictures), the mean over the views; or a name.
+    small is 20, balanced 32, high 44, archive 63 for every view (42 dB and more on photographs).
+    lossless keeps every picture bit for bit, each coded alone."""
     equal_quality: bool = False
-    """Code all views alike; else views that others refer to are coded better, which makes the file smaller."""
+    """Code all views at the same level. By default references are coded better, which makes the file smaller."""
     target_bpp: float | None = None
-    """Search for the best quality whose file has at most this many bits a pixel (points not counted)."""
+    """Search for the best quality whose file has at most this many bits per pixel, without the sparse points."""
     target_psnr: float | None = None
-    """Search for the smallest file whose mean PSNR (dB, 8-bit RGB) is at least this."""
+    """Search for the smallest file whose mean PSNR (dB, 8-bit RGB) is at least this high."""
     search_views: int = 8
-    """Views that the search codes at each try; 0 takes all of them."""
+    """Number of views on which --target-bpp and --target-psnr search; 0 means all."""
     reference_structure: ReferenceStructure = "tree"
-    """Which view each view refers to: a tree of bounded depth, the paper's greedy chain, or none."""
+    """How views are predicted from each other: a tree of bounded depth, the greedy chain of the paper, or not at all."""
     max_depth: int = 8
-    """Most references on the way to a view of a tree, so that one view decodes fast."""
+    """Depth of the reference tree: the most views that must be decoded before any one view."""
     effort: EffortName = "medium"
-    """Work put into each view to make the file smaller; decoding takes the same time after all of them."""
+    """Encoding effort. More effort makes the file smaller; the decoding time stays the same."""
     depth_coding: DepthCoding = "quadtree"
-    """A quadtree of what warping needs of the depth, in few bytes, or the learned depth codec, for depth that is to be used."""
+    """quadtree: only the depth that warping needs, in few bytes. learned: depth that is useful after decoding."""
     depth_quality: int | None = None
-    """Quality level of the depth; without it, each view's own (with --effort fast, the picture's)."""
+    """Quality level of the depth. By default it is chosen for each view; with --effort fast it is the picture's level."""
     downscale: int = 1
-    """Code pictures this many times smaller in each direction."""
+    """Divide width and height of the pictures by this number."""
     weights: str = "tiny"
-    """Weights of the codec: a name that the package brings, or a .safetensors file."""
+    """Weights of the codec: the name of shipped weights, or a .safetensors file."""
     device: str = "auto"
-    """Where the networks run: cpu, cuda, or auto."""
+    """Device of the networks: cpu, cuda or auto."""
     workers: int = 1
-    """Branches of the tree that are decoded at the same time when the file is checked."""
+    """Branches of the reference tree that are decoded in parallel when the file is verified."""
     points: PointStorage = "compact"
-    """The scene's sparse points: compact (about 2 bytes each, exact to a quarter of a pixel, colours from the pictures), exact
-    (as they are, in order), or none."""
+    """How sparse points are stored. compact: about 2 bytes each, exact to a quarter of a pixel, colours from the pictures.
+    exact: unchanged and in order."""
     metadata: bool = True
-    """Keep EXIF and XMP (place and time of the photographs are among them) and keys of transforms.json that the codec does not
-    know. Masks, names, lenses and colour profiles are always kept."""
+    """Keep EXIF, XMP (which hold places and times) and unknown keys of transforms.json.
+    Masks, names, lenses and colour profiles are always kept."""
     strict: bool = False
-    """Refuse a capture of which something would not be kept, instead of saying so."""
+    """Refuse a capture if any part of it would be lost, instead of printing a note."""
     report_pictures: int = 6
-    """Views that report.html shows in detail, the worst ones."""
+    """Number of views, the worst ones, that report.html shows in detail."""
     verify: bool = True
-    """Decode the finished file and compare it with what the encoder saw."""
+    """Decode the finished file and compare it with the encoder's reconstruction."""
     resume: bool = False
-    """For older command lines: an interrupted run with the same settings is gone on with anyway."""
+    """Has no effect: an interrupted run with the same settings is always resumed."""
     overwrite: bool = False
-    """Replace an .lmvic file and a report that are there, or what a run with other settings has begun."""
+    """Replace an existing .lmvic file and report, or the partial file of a run with other settings."""
 
     def settings(self, source: str = "") -> bytes:
-        """What a file's units depend on, in 16 bytes: a `.partial` file that was begun with others is not gone on with.
+        """A 16-byte digest of all that the units depend on. A `.partial` file with another digest is not resumed.
 
         Args:
-            source: stands for the pictures, depth and points, as far as the caller knows a name for them.
+            source: identifies the pictures, depth and points.
         """
         names = (
             "quality", "equal_quality", "target_bpp", "target_psnr", "search_views", "reference_structure", "max_depth",
@@ -101,7 +102,7 @@ class CodingOptions:
 
     @property
     def lossless(self) -> bool:
-        """Whether every picture is to come back bit for bit."""
+        """Whether every picture is coded without loss."""
         return self.quality == "lossless"
 
     @property
@@ -110,7 +111,7 @@ class CodingOptions:
         return self.equal_quality or self.quality in ("archive", "lossless")
 
     def encode_options(self, quality: int) -> EncodeOptions:
-        """What the codec is told.
+        """The codec's options.
 
         Args:
             quality: level of the scene, in place of `quality`.
@@ -128,10 +129,10 @@ class CodingOptions:
         )
 
     def check(self) -> None:
-        """Raise on values that make no sense.
+        """Check all values.
 
         Raises:
-            LmvicError: the first such value, and what it may be.
+            LmvicError: names the first invalid value and the allowed ones.
         """
         if self.depth_quality is not None and not 0 <= self.depth_quality < LEVELS:
             raise LmvicError(f"--depth-quality must lie in 0..{LEVELS - 1}, not {self.depth_quality}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -25,20 +25,20 @@ from lmvic_ns.workflows.sources import dataset_inputs
 class PrepareConfig:
     """Write scenes with depth, to train the codec on."""
 
-    scenes: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Scene folders (with a transforms.json); one at most with --load-config, to name what is written."""
+    scenes: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENE ...")] = ()
+    """Dataset folders with a transforms.json. With --load-config at most one, which gives the name of the result."""
     output: Path = Path("prepared-scenes")
-    """Folder that gets a folder for each scene."""
+    """Folder in which each scene gets a folder of its own."""
     load_config: Path | None = None
-    """config.yml of a trained lmvic-splat: its median depth. Without it, depth is the scene's own, or the stand-in."""
+    """config.yml of a trained lmvic-splat, for its median depth. Without it: the dataset's depth files, or --stand-in."""
     stand_in: Literal["stereo", "points"] = "stereo"
-    """Depth where there is none and no splat: plane sweep stereo, or interpolation between SfM points (faster, coarser)."""
+    """Depth for a dataset without depth files: plane sweep stereo, or interpolation of SfM points (faster, coarser)."""
     overwrite: bool = False
-    """Make prepared scenes again: replaces the files that lmvic wrote there, and no others."""
+    """Prepare again what is prepared already. Replaces the files that lmvic wrote there, and no others."""
 
 
 def prepare(config: PrepareConfig) -> None:
-    """Write scenes with depth for `lmvic train scenes`: a trained splat's median depth, or a stand-in.
+    """Write datasets with depth for `lmvic train scenes`, from a trained splat, stereo or SfM points.
 
     Raises:
         SceneError: no scene is named, a scene has neither depth nor points, or the config cannot be loaded.

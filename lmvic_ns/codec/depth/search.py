@@ -1,7 +1,7 @@
-"""Encoder's side of the depth quadtree: the offsets that warp the reference best for their bits, exactly.
+"""Rate-distortion search for the depth quadtree of a view.
 
-Offsets of a block follow those of the block above, so rate and warp error form a tree, and dynamic programming from the
-smallest blocks up finds the cheapest quadtree of all.
+The offset of a block is coded relative to the offset of its parent block. Rate and warp error are therefore sums over a tree,
+and dynamic programming from the smallest blocks up finds the optimal quadtree.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ LEAF = BLOCKS[-1] * DEPTH_FACTOR
 
 @dataclass(frozen=True)
 class DepthSearch:
-    """What offsets are tried and what a good warp is worth.
+    """Candidate offsets, and the weights of warp error and depth error.
 
     Attributes:
         reach: offsets -reach..reach are tried.
-        step_pixels: a step moves the view's median pixel so far.
-        worth: bits that halving a leaf's warp error saves, for each pixel, at lambda = 1; grows with sqrt(lambda).
-        fidelity: bits for each leaf and squared step away from the scene's own depth, up to nine of them: decides where
-            no texture tells.
+        step_pixels: displacement of the view's median pixel by one step, in pixels.
+        warp_weight: bits that halving a leaf's warp error saves, for each pixel, at lambda = 1; grows with sqrt(lambda).
+        fidelity: bits per leaf and squared step of difference from the scene's depth, at most nine squared steps. It decides
+            where there is no texture.
         root_step: step of a view without a prediction, in units of 1/65536.
-        root_worth: bits for each leaf and squared step of its error, at lambda = 500; grows with sqrt(lambda). All views that
+        root_weight: bits for each leaf and squared step of its error, at lambda = 500; grows with sqrt(lambda). All views that
             descend from it inherit the root's depth.
     """
 
     reach: int = 32
     step_pixels: float = 0.5
-    worth: float = 0.004
+    warp_weight: float = 0.004
     fidelity: float = 0.01
     root_step: int = 256
-    root_worth: float = 2.0
+    root_weight: float = 2.0
 
 
 class WarpCosts:
@@ -130,7 +130,7 @@ def predicted_costs(
     prediction: Int[Tensor, "h4 w4"],
     search: DepthSearch,
 ) -> tuple[Float[Tensor, "k rows columns"], Float[Tensor, "k rows columns"]]:
-    """Warp costs (to be multiplied with what a good warp is worth) and fidelity costs of offsets -reach..reach."""
+    """Warp costs (without the factor `bits_of_halving`) and fidelity costs of offsets -reach..reach."""
     moves = range(-search.reach, search.reach + 1)
     warped = torch.stack([warp(move * step / UNIT) for move in moves])
     off = (target * UNIT - prediction) / step
@@ -139,7 +139,7 @@ def predicted_costs(
 
 
 def root_costs(target: Float[Tensor, "h4 w4"], search: DepthSearch) -> Float[Tensor, "k rows columns"]:
-    """Squared steps between a view's depth and each absolute offset, for a view that nothing predicts."""
+    """Squared error, in steps, of each absolute offset, for a view without a reference."""
     count = UNIT // search.root_step + 1
     off = target * (UNIT / search.root_step)
     return torch.stack([_leaf_means((off - k).square().clamp(max=36)) for k in range(count)])
@@ -150,12 +150,12 @@ def _leaf_means(x: Float[Tensor, "h4 w4"]) -> Float[Tensor, "rows columns"]:
 
 
 def bits_of_halving(level: float, search: DepthSearch) -> float:
-    """What half the warp error saves in a leaf at this level."""
-    return search.worth * image_lambda(level) ** 0.5 * LEAF**2
+    """Bits that halving the warp error of a leaf saves at this level."""
+    return search.warp_weight * image_lambda(level) ** 0.5 * LEAF**2
 
 
 class QuadtreeEncoder:
-    """Codes a view's depth as the quadtree that warps its reference best for its bits, at any level.
+    """Codes a view's depth as the quadtree with the lowest cost, at any quality level.
 
     Args:
         target: the view's depth, normalised, at a quarter of its resolution.
@@ -183,9 +183,9 @@ class QuadtreeEncoder:
             self._warped, self._faithful = predicted_costs(warp, self._step, target, prediction, search)
 
     def __call__(self, level: float) -> tuple[bytes, Float[Tensor, "1 h4 w4"]]:
-        """The depth part for what a good warp is worth at this level, and the depth that decoders will have."""
+        """The depth part for a view of this quality level, and the decoded depth."""
         if self._warped is None:
-            costs = self._search.root_worth * (image_lambda(level) / 500) ** 0.5 * self._faithful
+            costs = self._search.root_weight * (image_lambda(level) / 500) ** 0.5 * self._faithful
         else:
             costs = self._faithful
             costs = costs + bits_of_halving(level, self._search) * self._warped

@@ -1,6 +1,6 @@
 """Entropy model of the practical codec: hyperprior, quadtree steps, and tables chosen by exact integers.
 
-The latent is coded in the four steps of the quadtree partition (method.md section 5). In every step the table of a symbol
+The latent is coded in the four steps of the quadtree partition of the paper. In every step the table of a symbol
 (its Gaussian's scale) is computed in exact integer arithmetic from integers alone: the decoded hyper-latent, the quality
 level, the exact part of the cross-view prior and the *symbols* decoded in earlier steps. Means may come from a float
 network that sees everything (hyperprior, cross-view features, decoded neighbours): an error of one ulp there moves the
@@ -26,7 +26,7 @@ from lmvic_ns.codec.networks.fixed_point import (
     to_fixed,
 )
 from lmvic_ns.codec.networks.layers import STRIP_POSITIONS
-from lmvic_ns.codec.networks.rates import SCALE_COUNT, SCALE_STEP, thrifty_rounding
+from lmvic_ns.codec.networks.rates import SCALE_COUNT, SCALE_STEP, rate_distortion_rounding
 from lmvic_ns.codec.symbols import SymbolCoder
 
 __all__ = ["EntropyConfig", "EntropyModel", "EntropyOutput"]
@@ -48,13 +48,13 @@ class EntropyModel(EntropyRates):
         float_prior: Float[Tensor, "1 f h w"] | None = None,
         cross_view_latent: Float[Tensor, "1 m h w"] | None = None,
         hyper: Float[Tensor, "1 n hz wz"] | None = None,
-        thrift: float = 0.0,
+        rate_weight: float = 0.0,
     ) -> Float[Tensor, "1 m h w"]:
         """Codes one latent; the arguments are as in `code`. Without a hyper-latent, the one of this latent."""
         if hyper is None:
             hyper = self._hyper_symbols(latent, level, exact_prior, float_prior, cross_view_latent)
         size = latent.shape[-2], latent.shape[-1]
-        return self.code(size, level, coder, exact_prior, float_prior, cross_view_latent, latent, hyper, thrift)
+        return self.code(size, level, coder, exact_prior, float_prior, cross_view_latent, latent, hyper, rate_weight)
 
     def _hyper_symbols(
         self,
@@ -99,7 +99,7 @@ class EntropyModel(EntropyRates):
         cross_view_latent: Float[Tensor, "1 m h w"] | None = None,
         latent: Float[Tensor, "1 m h w"] | None = None,
         hyper: Float[Tensor, "1 n hz wz"] | None = None,
-        thrift: float = 0.0,
+        rate_weight: float = 0.0,
     ) -> Float[Tensor, "1 m h w"]:
         """The one procedure that encoder and decoder share, so that they cannot differ.
 
@@ -113,7 +113,7 @@ class EntropyModel(EntropyRates):
                 means a fixed-point prediction that is added to them.
             latent: what to encode.
             hyper: rounded hyper-latent to encode.
-            thrift: how much the encoder minds bits when it rounds, see `thrifty_rounding`; 0 takes the nearest symbols.
+            rate_weight: weight of the rate in `rate_distortion_rounding`; 0 rounds to the nearest symbols.
 
         Returns:
             The decoded latent, unit variance; fixed-point (float64) if the means are exact, else the parameters' type.
@@ -165,7 +165,7 @@ class EntropyModel(EntropyRates):
             tables, residual = torch.cat(indexes), None
             if latent is not None:
                 residual = torch.cat(residuals)
-                residual = thrifty_rounding(residual, tables, thrift) if thrift else torch.round(residual)
+                residual = rate_distortion_rounding(residual, tables, rate_weight) if rate_weight else torch.round(residual)
             values = coder.code(residual, tables).chunk(len(places))
             for (channels, (rows, columns)), mean, value in zip(places, means, values, strict=True):
                 symbol = value.view(mean.shape)

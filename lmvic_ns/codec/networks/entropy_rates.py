@@ -34,8 +34,8 @@ class EntropyOutput:
 
 
 @dataclass
-class _Walk:
-    """What the four steps gave: values, and each symbol with the scale of its table."""
+class _CodedSteps:
+    """Results of the four coding steps: decoded values, and each symbol with the scale of its table."""
 
     decoded: Tensor
     residual: Tensor
@@ -44,7 +44,7 @@ class _Walk:
 
 
 class EntropyRates(EntropyNetworks):
-    """What a latent would cost, with gradients."""
+    """Estimated rate of a latent, with gradients."""
 
     def forward(
         self,
@@ -84,9 +84,9 @@ class EntropyRates(EntropyNetworks):
             return symbol, difference + ((symbol + mean) / gain - difference).detach()
 
         scaled = difference * self.log_gain(level).float().exp()
-        walk = self._walk(scaled, level, features, mean_features, cross_view_latent, latent.dtype, rounded)
-        bits = training_bits(walk.residual, walk.symbols, walk.scale).sum((1, 2, 3))
-        return EntropyOutput(walk.decoded if base is None else walk.decoded + base, bits, hyper_bits)
+        steps = self._code_steps(scaled, level, features, mean_features, cross_view_latent, latent.dtype, rounded)
+        bits = training_bits(steps.residual, steps.symbols, steps.scale).sum((1, 2, 3))
+        return EntropyOutput(steps.decoded if base is None else steps.decoded + base, bits, hyper_bits)
 
     def _base(self, latent: Tensor, level: Tensor, cross_view_latent: Tensor | None) -> Tensor | None:
         """What is subtracted from the latent before it is coded."""
@@ -135,10 +135,10 @@ class EntropyRates(EntropyNetworks):
             value = relax(residual)
             return value, (value + mean) / gain
 
-        walk = self._walk(scaled, level, features, mean_features, cross_view_latent, scaled.dtype, quantize)
+        steps = self._code_steps(scaled, level, features, mean_features, cross_view_latent, scaled.dtype, quantize)
         base = self._base(scaled, level, cross_view_latent)
-        decoded = walk.decoded if base is None else walk.decoded + base
-        return EntropyOutput(decoded, gaussian_bits(walk.symbols, walk.scale).sum((1, 2, 3)), hyper_bits)
+        decoded = steps.decoded if base is None else steps.decoded + base
+        return EntropyOutput(decoded, gaussian_bits(steps.symbols, steps.scale).sum((1, 2, 3)), hyper_bits)
 
     def start(
         self,
@@ -153,7 +153,7 @@ class EntropyRates(EntropyNetworks):
         z = self._hyper_analysis(difference, prior, level)
         return difference * self.log_gain(level).exp(), z * self.hyper_log_gain(level).exp()
 
-    def _walk(
+    def _code_steps(
         self,
         scaled: Tensor,
         level: Tensor,
@@ -162,7 +162,7 @@ class EntropyRates(EntropyNetworks):
         cross_view_latent: Tensor | None,
         dtype: torch.dtype,
         quantize: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
-    ) -> _Walk:
+    ) -> _CodedSteps:
         """The four steps in float; `quantize(residual, mean, gain)` gives the symbol and the decoded value."""
         gain = self.log_gain(level).float().exp()
         # one layout for all operands: mixed ones take a GPU's slow path
@@ -189,7 +189,7 @@ class EntropyRates(EntropyNetworks):
             decoded = torch.where(mask, value, decoded)
         index = SCALE_GAIN * total_index + self.log_gain(level).float() / SCALE_STEP
         scale = scale_of_index(_Clamp.apply(index, 0.0, SCALE_COUNT - 1.0))
-        return _Walk(decoded, total_residual, symbols, scale)
+        return _CodedSteps(decoded, total_residual, symbols, scale)
 
     def _features(self, z: Tensor, level: Tensor, prior: Tensor | None) -> Tensor:
         x = self.up1_spatial(F.relu(F.pixel_shuffle(self.up1(z), 2)))

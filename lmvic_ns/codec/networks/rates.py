@@ -55,20 +55,23 @@ def training_bits(
     return gaussian_bits(symbol, scale) + (noisy - noisy.detach())
 
 
-def thrifty_rounding(residual: Float[Tensor, "*s"], index: Float[Tensor, "*s"], thrift: float) -> Float[Tensor, "*s"]:
+def rate_distortion_rounding(
+    residual: Float[Tensor, "*s"], index: Float[Tensor, "*s"], rate_weight: float
+) -> Float[Tensor, "*s"]:
     """Symbols chosen by rate and distortion, as RDOQ in video encoders.
 
-    Of the two integers around a residual, the smaller in magnitude is taken unless the larger is worth its bits. At high
-    rate a uniform quantizer of step 1 trades a squared error of ln(2) / 6 for each bit; `thrift` multiplies that price.
+    Of the two integers around a residual, the smaller in magnitude is taken, unless the larger one lowers distortion plus
+    weighted rate. At high rate, a uniform quantizer of step 1 trades a squared error of ln(2) / 6 for each bit; `rate_weight`
+    multiplies this factor.
 
     Args:
         residual: what is to be coded, at the symbols' scale.
         index: table index of each symbol.
-        thrift: 0 rounds to the nearest integer, 1 is the high-rate optimum.
+        rate_weight: 0 rounds to the nearest integer, 1 is the high-rate optimum.
     """
     magnitude, scale = residual.abs(), scale_of_index(index)
     low = torch.floor(magnitude)
-    price = thrift * math.log(2) / 6
+    price = rate_weight * math.log(2) / 6
     more = gaussian_bits(low + 1, scale) - gaussian_bits(low, scale)
     # (m - low)^2 against (low + 1 - m)^2 + price * more
     take = 2 * (magnitude - low) - 1 > price * more

@@ -99,5 +99,5 @@ def fit_illumination(
 
     before, after = bits(source), bits(found.apply(source[None, :, :, None])[0, ..., 0])
     # a tenth of the bits that the smaller error suggests is what the latent saves at least
-    worth = 0.1 * (before - after) * int(seen.sum())
-    return found if worth > 8 * BYTES else None
+    saving = 0.1 * (before - after) * int(seen.sum())
+    return found if saving > 8 * BYTES else None
