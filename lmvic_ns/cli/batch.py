@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from lmvic_ns._util.endings import INTERRUPTED, MISTAKE, ending_of
+from lmvic_ns._util.endings import INTERRUPTED, MISTAKE
 from lmvic_ns.cli.encoding import EncodeConfig
-from lmvic_ns.cli.scene_process import Answer, SceneProcess, scene_task, threads_each
+from lmvic_ns.cli.scene_process import Answer, SceneProcess, Watcher, failed, scene_task, threads_each
 from lmvic_ns.errors import LmvicError
 
 if TYPE_CHECKING:
@@ -24,16 +24,6 @@ _PATIENCE = 15.0
 """Seconds that all processes together have to end after Ctrl-C."""
 _STEPS = 1000
 """Of the bar, a scene."""
-
-
-class Watcher(Protocol):
-    """Who is told how far the scenes are."""
-
-    def step(self, number: int, share: float) -> None:
-        """So much of a scene is done, 0..1."""
-
-    def answer(self, number: int, answer: Answer) -> None:
-        """A scene came to its end."""
 
 
 class Display:
@@ -259,9 +249,3 @@ def _end_all(
                 process.kill()
         for worker in workers:
             worker.join(5)
-
-
-def failed(error: Exception) -> Answer:
-    """The answer for a scene whose process could not even be started."""
-    ending = ending_of(error)
-    return {"status": MISTAKE, "error": ending.line if ending is not None else f"{type(error).__name__}: {error}"}

@@ -14,8 +14,7 @@ from uuid import uuid4
 from lmvic_ns import __version__
 from lmvic_ns._util.endings import MISTAKE
 from lmvic_ns._util.libraries import libraries_are_quiet
-from lmvic_ns.cli.batch import Watcher, failed
-from lmvic_ns.cli.scene_process import Answer, SceneProcess, threads_each
+from lmvic_ns.cli.scene_process import Answer, SceneProcess, Watcher, failed, threads_each
 from lmvic_ns.errors import LmvicError
 
 _CONNECT = 5.0

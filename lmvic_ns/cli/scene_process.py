@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lmvic_ns import __version__
 from lmvic_ns._util.endings import INTERRUPTED, MISTAKE, ending_of
@@ -32,6 +32,22 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA
 
 Answer = dict[str, Any]
 """`status`, and of a scene that was made `results` and `seconds`; of others `error`, a line, and perhaps `trace` or `busy`."""
+
+
+class Watcher(Protocol):
+    """Who is told how far the scenes are."""
+
+    def step(self, number: int, share: float) -> None:
+        """So much of a scene is done, 0..1."""
+
+    def answer(self, number: int, answer: Answer) -> None:
+        """A scene came to its end."""
+
+
+def failed(error: Exception) -> Answer:
+    """The answer for a scene whose process could not even be started."""
+    ending = ending_of(error)
+    return {"status": MISTAKE, "error": ending.line if ending is not None else f"{type(error).__name__}: {error}"}
 
 
 def scene_task(config: EncodeConfig, scene: Path, file: Path) -> dict[str, Any]:
