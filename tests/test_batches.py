@@ -74,9 +74,9 @@ def is_free(file: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def long_rooms(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two scenes that take some seconds."""
+    """Two scenes that take longer than a process takes to start, on fast machines too."""
     folder = tmp_path_factory.mktemp("long")
-    return [write_room(folder / name, replace(ROOM, views=24)) for name in ("a", "b")]
+    return [write_room(folder / name, replace(ROOM, views=96)) for name in ("a", "b")]
 
 
 @pytest.fixture(scope="module")

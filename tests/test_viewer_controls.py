@@ -195,7 +195,7 @@ def test_a_step_to_a_decoded_view_is_fast(page: tuple[ViewPage, str]):
     wait_for("all views", lambda: len(view.space.thumbnails) == VIEWS)
     wait_for("neighbours made ready", lambda: {3, 0, 1} <= set(view._ready))
     view.source._load = None  # type: ignore[assignment,method-assign]
-    view._shelf.add = None  # type: ignore[assignment,method-assign]
+    view._picture_files.add = None  # type: ignore[assignment,method-assign]
     view.step("Next")
     assert view.shown == 1 and "0003" not in view._facts.content and "001" in view._facts.content
 

@@ -29,6 +29,7 @@ class Effort:
         stored: store a view as an ordinary picture where that is cheaper (`lmvic_ns.codec.pictures.stored`).
         av1: code a view also as an AV1 picture, or as one of its difference from the reference, in case that is cheaper
             (`lmvic_ns.codec.pictures.av1`).
+        leaf: no other view refers to this one: where its picture takes no reference, its depth is as coarse as it may be.
     """
 
     depth_search: DepthSearch | None = None
@@ -40,10 +41,15 @@ class Effort:
     stored: bool = False
     av1: Av1Search | None = None
     thrift: tuple[float, float] = (0.0, 0.0)
+    leaf: bool = False
 
     def with_learned_depth(self) -> Effort:
         """The same with the learned depth codec."""
         return replace(self, depth_search=None)
+
+    def for_leaf(self) -> Effort:
+        """The same for a view that no other refers to: its depth serves its own picture alone."""
+        return replace(self, leaf=True)
 
     def for_root(self, step: int | None) -> Effort:
         """The same with this step of depth for a view without a reference; None leaves it."""

@@ -276,6 +276,8 @@ class MultiViewCodec:
                         if parent < 0:
                             step = root_depth_step(cameras, view, children.get(view, []), coded_depth[0], ROOT_PIXELS)
                             view_effort = chosen.for_root(step)
+                        elif view not in has_children:
+                            view_effort = chosen.for_leaf()
                     depth_part, image_part, state = self.model.compress(
                         image,
                         coded_depth,

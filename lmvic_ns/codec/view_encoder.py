@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lmvic_ns.codec.depth.learned import CODED_DEPTH_MARGIN, DEPTH_FACTOR, pad_depth
 from lmvic_ns.codec.depth.quadtree import QUADTREE
+from lmvic_ns.codec.depth.search import QuadtreeEncoder
 from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.latent_refinement import LatentRefinement, refine_latent
 from lmvic_ns.codec.networks.fixed_point import ONE
@@ -105,6 +106,7 @@ class ViewEncoder:
         self.quality = torch.full((1,), float(level), device=image.device)
         self.weight = image_lambda(level)
         self.thrift = (0.0, 0.0)
+        self._quadtree: QuadtreeEncoder | None = None
 
     def encode(self, inverse_depth: Float[Tensor, "1 h w"] | None, depth_level: int | None, effort: Effort) -> CodedView:
         """The cheapest of what this effort tries.
@@ -137,7 +139,8 @@ class ViewEncoder:
             coded = min(coded, fitted, key=_cost)
         if effort.av1 is not None:
             coded = self._or_av1(coded, effort.av1, effort.loop_filter)
-        return self._or_stored(coded) if effort.stored else coded
+        coded = self._or_stored(coded) if effort.stored else coded
+        return self._with_coarsest_depth(coded) if effort.leaf and depth_level is None else coded
 
     def _may_pay_alone(self, predicted: CodedView, gain: float = 0.05) -> bool:
         """Whether the view could be cheaper without its reference, by the estimate of its bits.
@@ -201,6 +204,7 @@ class ViewEncoder:
         """The view with its depth as the quadtree that warps best for its bits."""
         assert effort.depth_search is not None
         encoder = self.model.quadtree_encoder(self.image, self.cameras, target, self.reference, self.level, effort.depth_search)
+        self._quadtree = encoder
         start = self.level if depth_level is None else depth_level
         part, depth = encoder(start)
         first = self._code_image(bytes([QUADTREE]) + part, depth)
@@ -223,6 +227,16 @@ class ViewEncoder:
             return first
         part, depth, context = found[level]
         return min(first, self._code_image(bytes([QUADTREE]) + part, depth, context=context), key=_cost)
+
+    def _with_coarsest_depth(self, coded: CodedView) -> CodedView:
+        """A view with the smallest depth part, where neither its picture nor another view uses its depth."""
+        encoder = self._quadtree
+        if encoder is None or not encoder.predicted or coded.mode.mode.uses_reference:
+            return coded
+        part, depth = encoder(0.0)
+        if 1 + len(part) >= len(coded.depth):
+            return coded
+        return replace(coded, depth=bytes([QUADTREE]) + part, state=replace(coded.state, inverse_depth=depth))
 
     def _estimated_bits(self, context: ImageContext | None) -> float:
         """About how many bits the latent takes, up to a factor that a view's trials share: by its variance in 4x4 blocks."""
