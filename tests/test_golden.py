@@ -109,6 +109,16 @@ def test_a_section_that_must_be_known_is_refused(tmp_path) -> None:
         Reader(path)
 
 
+def test_a_damaged_tag_does_not_cost_the_file(tmp_path) -> None:
+    data = bytearray((GOLDEN / "capture.lmvic").read_bytes())
+    data[data.index(layout.SECTION_SYNC + b"META") + 4] ^= 0x20  # the bit between M and m
+    path = tmp_path / "damaged.lmvic"
+    path.write_bytes(data)
+    with Reader(path) as reader:
+        assert "META" not in reader.sections() and list(reader.damaged_tags()) == ["mETA"]
+    assert len(list(load_codec(WEIGHTS).decode(path))) == 4
+
+
 @pytest.mark.parametrize("major", [0, 2, 6, 7])
 def test_versions_of_before_are_named(major: int) -> None:
     fields = layout.PREAMBLE.pack(layout.MAGIC, major, 0, 0, 10, 10)

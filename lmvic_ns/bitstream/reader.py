@@ -110,8 +110,9 @@ class Reader:
         for block in blocks:
             if block.entry == SECTION_ENTRY:
                 self._add_section(block)
+        damaged = self.damaged_tags()  # one wrong bit makes a small letter of a capital one: no reason to refuse the file
         for tag in self._sections:
-            if must_be_known(tag) and tag not in SECTION_TAGS:
+            if must_be_known(tag) and tag not in SECTION_TAGS and tag not in damaged:
                 raise BitstreamError(f"section {tag}: this version does not know it, and it has to be: use a newer lmvic-ns")
 
     def _indexed_blocks(self, begin: int) -> list[Block]:
