@@ -21,13 +21,14 @@ from lmvic_ns.codec.depth.quadtree import (
     read_depth,
     write_depth,
 )
-from lmvic_ns.codec.depth.search import DepthSearch, WarpCosts, cheapest_quadtree, root_costs
+from lmvic_ns.codec.depth.search import DepthSearch, WarpCosts, cheapest_quadtree, merged, root_costs
 from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.multiview import load_codec
 from lmvic_ns.codec.networks.model import MultiViewModel
 from lmvic_ns.codec.quality import coding_noise
 from lmvic_ns.codec.symbols import SymbolWriter
 from lmvic_ns.errors import BitstreamError
+from lmvic_ns.geometry import kernels
 from lmvic_ns.geometry.cameras import Cameras
 
 
@@ -61,6 +62,19 @@ def test_written_depth_is_read(predicted: bool) -> None:
         assert torch.equal(depth, again)
         assert depth.shape == (1, *size) and depth.min() >= 0 and depth.max() <= 1 and depth.std() > 0
         assert torch.equal(depth * UNIT, (depth * UNIT).round())
+
+
+def test_the_compiled_loop_merges_as_plain_torch_does(monkeypatch) -> None:
+    generator = torch.Generator().manual_seed(2)
+    lowest, above = torch.rand(6, 8, 31, generator=generator), 3 * torch.rand(3, 4, 31, generator=generator)
+    change_bits = torch.rand(21, generator=generator)
+    assert kernels.usable(lowest)
+    compiled = merged(lowest, above, change_bits, 0.25, 0.5)
+    monkeypatch.setattr(kernels, "usable", lambda *_: False)
+    plain = merged(lowest, above, change_bits, 0.25, 0.5)
+    assert torch.allclose(compiled[0], plain[0])
+    assert torch.equal(compiled[1], plain[1]) and torch.equal(compiled[2], plain[2])
+    assert plain[2].any() and not plain[2].all()
 
 
 def test_the_search_finds_the_cheapest_tree() -> None:

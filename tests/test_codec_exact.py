@@ -11,7 +11,7 @@ import torch
 from codec_scenes import NetworkCodec, plane_scene, small_codec, small_model
 
 from lmvic_ns.codec.multiview import MultiViewCodec
-from lmvic_ns.codec.networks.entropy_networks import STEPS, step_masks
+from lmvic_ns.codec.networks.entropy_networks import STEPS, step_masks, step_places
 from lmvic_ns.codec.networks.fixed_point import FixedPointConv2d, fill_holes, from_fixed, to_fixed
 from lmvic_ns.codec.weights import load_weights, save_weights, untrained_weights
 
@@ -53,6 +53,11 @@ def test_steps_code_every_symbol_once() -> None:
     assert masks.shape[0] == STEPS and torch.equal(masks.sum(0), torch.ones(12, 6, 8, dtype=torch.long))
     # in every step each position has the same number of channels, so a step folds to a dense tensor
     assert all((mask.sum(0) == 3).all() for mask in masks)
+    for step in range(STEPS):  # and its slices are the same positions
+        found = torch.zeros(12, 6, 8, dtype=torch.bool)
+        for channels, (rows, columns) in step_places(step, 12):
+            found[channels, rows, columns] = True
+        assert torch.equal(found, masks[step])
 
 
 VARIANTS = {

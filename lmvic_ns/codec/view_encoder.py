@@ -197,7 +197,13 @@ class ViewEncoder:
             inherited = None if self.reference is None else self.reference.depth_level
             depth_level = self.level if inherited is None else inherited
         if search and effort.depth_level_stride:
-            return self._at_best_level(code, depth_level, effort.depth_level_stride)[0]
+            trials = {depth_level: code(depth_level)}
+
+            def cost(level: int) -> float:
+                trials[level] = code(level)
+                return trials[level].cost
+
+            return trials[self._cheapest_level(cost, trials[depth_level].cost, depth_level, effort.depth_level_stride)]
         return code(depth_level)
 
     def _as_quadtree(self, target: Tensor, depth_level: int | None, effort: Effort) -> CodedView:
@@ -211,8 +217,9 @@ class ViewEncoder:
         if not encoder.predicted or depth_level is not None or not effort.depth_level_stride or first.context is None:
             return first
         # other levels are compared by an estimate, and only the best of them is coded
-        per_bit = 8 * len(first.symbols) / max(self._estimated_bits(first.context), 1.0)
-        known = first.cost * self.size[0] * self.size[1] - per_bit * self._estimated_bits(first.context) - 8 * len(part)
+        pixels, estimated = self.size[0] * self.size[1], self._estimated_bits(first.context)
+        per_bit = 8 * len(first.symbols) / max(estimated, 1.0)
+        known = first.cost * pixels - per_bit * estimated - 8 * len(part)
         found: dict[int, tuple[bytes, Tensor, ImageContext]] = {}
 
         def estimate(level: int) -> float:
@@ -222,7 +229,7 @@ class ViewEncoder:
             found[level] = part, depth, context
             return known + 8 * len(part) + per_bit * self._estimated_bits(context)
 
-        level = self._cheapest_level(estimate, first.cost * self.size[0] * self.size[1], start, effort.depth_level_stride)
+        level = self._cheapest_level(estimate, first.cost * pixels, start, effort.depth_level_stride)
         if level == start or found[level][0] == part:
             return first
         part, depth, context = found[level]
@@ -261,20 +268,6 @@ class ViewEncoder:
             if level != start:
                 break
         return level
-
-    @staticmethod
-    def _at_best_level(code: Callable[[int], CodedView], start: int, stride: int) -> tuple[CodedView, int]:
-        """Walks from a level by strides, upwards or else downwards, as long as the whole view gets cheaper."""
-        best, level = code(start), start
-        for step in (stride, -stride):
-            while (trial_level := min(max(level + step, 0), LEVELS - 1)) != level:
-                trial = code(trial_level)
-                if trial.cost >= best.cost:
-                    break
-                best, level = trial, trial_level
-            if level != start:
-                break
-        return best, level
 
     def _code_image(
         self,

@@ -240,15 +240,13 @@ def _best_tree(pyramid: list[Tensor], first: int, predicted: bool, profile: int)
     bits = torch.from_numpy(tables.costs).float()
     count = pyramid[0].shape[-1]
     reach = min(LARGEST_CHANGE, count - 1)
-    middle = LARGEST_CHANGE
     lowest = pyramid[-1]
     moves: list[Tensor] = []
     better: list[Tensor] = []
-    merge = merged_by_loop if kernels.usable(lowest) else merged
     for number in range(len(BLOCKS) - 1, 0, -1):
-        change_bits = bits[2 * number, middle - reach : middle + reach + 1]
+        change_bits = bits[2 * number, LARGEST_CHANGE - reach : LARGEST_CHANGE + reach + 1]
         whole_bits, split_bits = float(bits[2 * number - 1, 0]), float(bits[2 * number - 1, 1])
-        lowest, move, split = merge(lowest, pyramid[number - 1], change_bits, whole_bits, split_bits)
+        lowest, move, split = merged(lowest, pyramid[number - 1], change_bits, whole_bits, split_bits)
         moves.insert(0, move)
         better.insert(0, split)
     offsets = torch.arange(first, first + count)
@@ -265,17 +263,14 @@ def _best_tree(pyramid: list[Tensor], first: int, predicted: bool, profile: int)
     return Quadtree(tuple(changes), tuple(splits)), float(total.sum())
 
 
-Merged = tuple[Float[Tensor, "rows columns k"], Int[Tensor, "rows2 columns2 k"], Bool[Tensor, "rows columns k"]]
-
-
 def merged(
     lowest: Float[Tensor, "rows2 columns2 k"],
     above: Float[Tensor, "rows columns k"],
     change_bits: Float[Tensor, "n"],
     whole_bits: float,
     split_bits: float,
-) -> Merged:
-    """One level of the tree in plain torch.
+) -> tuple[Float[Tensor, "rows columns k"], Int[Tensor, "rows2 columns2 k"], Bool[Tensor, "rows columns k"]]:
+    """One level of the tree; a compiled loop where that can be.
 
     Args:
         lowest: cost of each block with each offset.
@@ -287,8 +282,14 @@ def merged(
     Returns:
         cost of each block above; each block's cheapest change for each offset above; whether the block above is split.
     """
+    move = torch.zeros(lowest.shape, dtype=torch.int8, device=lowest.device)
+    if kernels.usable(lowest):
+        result, better = torch.empty_like(above), torch.empty(above.shape, dtype=torch.bool)
+        inputs = (kernels.array(x) for x in (lowest, above, change_bits))
+        merge_level(*inputs, np.float32(whole_bits), np.float32(split_bits), result.numpy(), move.numpy(), better.numpy())
+        return result, move, better
     count, reach = lowest.shape[-1], len(change_bits) // 2
-    best, move = torch.full_like(lowest, torch.inf), torch.zeros(lowest.shape, dtype=torch.int8, device=lowest.device)
+    best = torch.full_like(lowest, torch.inf)
     for change in range(-reach, reach + 1):
         low, high = max(0, -change), min(count, count - change)
         cost = lowest[..., low + change : high + change] + float(change_bits[change + reach])
@@ -298,27 +299,3 @@ def merged(
     split = split_bits + best[0::2, 0::2] + best[0::2, 1::2] + best[1::2, 0::2] + best[1::2, 1::2]
     whole = above + whole_bits
     return torch.minimum(split, whole), move, split < whole
-
-
-def merged_by_loop(
-    lowest: Float[Tensor, "rows2 columns2 k"],
-    above: Float[Tensor, "rows columns k"],
-    change_bits: Float[Tensor, "n"],
-    whole_bits: float,
-    split_bits: float,
-) -> Merged:
-    """`merged` as a compiled loop."""
-    result = torch.empty_like(above, memory_format=torch.contiguous_format)
-    move = torch.empty(lowest.shape, dtype=torch.int8)
-    better = torch.empty(above.shape, dtype=torch.bool)
-    merge_level(
-        kernels.array(lowest),
-        kernels.array(above),
-        kernels.array(change_bits),
-        np.float32(whole_bits),
-        np.float32(split_bits),
-        result.numpy(),
-        move.numpy(),
-        better.numpy(),
-    )
-    return result, move, better

@@ -1,4 +1,4 @@
-"""The cheapest quadtree by dynamic programming, as a compiled loop: `_best_tree` of `lmvic_ns.codec.depth.search` in one pass.
+"""One level of the search for the cheapest quadtree as a compiled loop: `merged` of `lmvic_ns.codec.depth.search` in one pass.
 
 Offsets lie in the last axis, so that the loop over them is one of vector instructions.
 """

@@ -25,7 +25,7 @@ from lmvic_ns.codec.networks.fixed_point import (
     multiply_fixed,
     to_fixed,
 )
-from lmvic_ns.codec.networks.layers import STRIP_POSITIONS
+from lmvic_ns.codec.networks.layers import in_strips, strip_rows
 from lmvic_ns.codec.networks.rates import SCALE_COUNT, SCALE_STEP, rate_distortion_rounding
 from lmvic_ns.codec.symbols import SymbolCoder
 
@@ -192,15 +192,14 @@ class EntropyModel(EntropyRates):
         assert isinstance(first, FixedPointConv2d)
         table = _MAGNITUDES.to(symbols.device)
 
-        def merged(rows: slice) -> Tensor:
-            inputs = [features[..., rows, :]]
+        def merged(features: Tensor, symbols: Tensor, decoded: Tensor) -> Tensor:
+            inputs = [features]
             if step and self.config.symbol_context:
-                inputs.append(table[symbols[..., rows, :].abs().clamp(max=len(table) - 1).long()])
+                inputs.append(table[symbols.abs().clamp(max=len(table) - 1).long()])
             if step and self.exact_means:
-                inputs.append(decoded[..., rows, :])
+                inputs.append(decoded)
             return F.relu(first.exact(torch.cat(inputs, 1)))
 
-        height, strip = features.shape[-2], max(1, STRIP_POSITIONS // features.shape[-1])
-        x = torch.cat([merged(slice(top, min(top + strip, height))) for top in range(0, height, strip)], -2)
-        x = self.step_spatial.exact(x)
-        return F.relu(self.step_mid.exact(x))
+        # the table's values take eight bytes for each symbol: not of all at once
+        x = in_strips(merged, [(features, 1), (symbols, 1), (decoded, 1)], 0, strip_rows(features.shape[-1]))
+        return F.relu(self.step_mid.exact(self.step_spatial.exact(x)))

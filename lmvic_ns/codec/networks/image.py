@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from lmvic_ns.codec.networks.entropy import EntropyConfig, EntropyModel
 from lmvic_ns.codec.networks.fixed_point import ONE
 from lmvic_ns.codec.networks.layers import (
-    STRIP_POSITIONS,
     DepthwiseBlock,
     LevelModulation,
     PointwiseConv2d,
@@ -28,6 +27,7 @@ from lmvic_ns.codec.networks.layers import (
     dct_weight,
     in_strips,
     significant,
+    strip_rows,
 )
 from lmvic_ns.codec.quality import coding_noise_of_level, lambda_of_level, step_of_lambda
 
@@ -186,7 +186,7 @@ class ImageCodec(nn.Module):
             return self.analysis_latent(self.analysis_down(F.pixel_unshuffle(x, 2)))
 
         halo = len(self.analysis_latent) + -(-(len(self.analysis_first) + len(self.analysis_second)) // 2)
-        return in_strips(latent, [(image, 2 * PATCH)], halo, _strip(image.shape[-1] // (2 * PATCH)))
+        return in_strips(latent, [(image, 2 * PATCH)], halo, strip_rows(image.shape[-1] // (2 * PATCH)))
 
     def synthesis(
         self, latent: Float[Tensor, "b m h16 w16"], level: Float[Tensor, "b"], context: ImageContext | None
@@ -200,7 +200,7 @@ class ImageCodec(nn.Module):
                 picture is added back.
         """
         halo = len(self.synthesis_latent) + -(-(len(self.synthesis_first) + len(self.synthesis_second)) // 2)
-        strip = _strip(latent.shape[-1])
+        strip = strip_rows(latent.shape[-1])
         if context is None:
             return in_strips(lambda part: self._picture(part, level)[0], [(latent, 1)], halo, strip)
         levels = torch.cat([level, level])
@@ -241,11 +241,6 @@ class ImageCodec(nn.Module):
         if context is None:
             return None, None, None
         return context.coverage, torch.cat([context.latent, context.coverage.to(context.latent.dtype)], 1), context.latent
-
-
-def _strip(columns: int) -> int:
-    """Rows of latents in a strip."""
-    return max(4, STRIP_POSITIONS // columns)
 
 
 def _box(x: Float[Tensor, "b 1 h w"], size: int) -> Float[Tensor, "b 1 h w"]:

@@ -143,8 +143,12 @@ class DepthwiseBlock(nn.Module):
         return self.mix(a * b).add_(x)
 
 
-STRIP_POSITIONS = 4096
-"""Latent positions that a strip of rows has about: its features then stay in a processor's cache."""
+_STRIP_POSITIONS = 4096
+
+
+def strip_rows(columns: int) -> int:
+    """Rows of latents in a strip of some 4,000 positions, whose features stay in a processor's cache."""
+    return max(4, _STRIP_POSITIONS // columns)
 
 
 def in_strips(
@@ -159,7 +163,7 @@ def in_strips(
         strip: units in a strip.
     """
     units = inputs[0][0].shape[-2] // inputs[0][1]
-    if units <= strip + halo or not fast_on_cpu(inputs[0][0]):
+    if units <= strip + halo or inputs[0][0].device.type != "cpu" or torch.is_grad_enabled():
         return function(*(x for x, _ in inputs))
     result: Tensor | None = None
     for first in range(0, units, strip):

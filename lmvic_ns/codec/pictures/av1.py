@@ -122,26 +122,29 @@ def best_av1_picture(
     if height * width > MOST_PIXELS or max(height, width) > 65536 or not av1_available():
         return None
     tried: dict[tuple[int, int], Av1Picture] = {}
+    sample = _bands(target)
 
-    def coded(quality: int, chroma: int, speed: int) -> Av1Picture:
-        data = _encode(picture, quality, chroma, speed)
-        image = read_av1_picture(data, (height, width), "view")
-        return Av1Picture(data, image, weight * decoded_error(image) + 8 * len(data) / (height * width))
+    def coder(part: Tensor, error: Callable[[Tensor], float]) -> Callable[[int, int, int], Av1Picture]:
+        picture, size = _picture_of(part), (part.shape[-2], part.shape[-1])
+
+        def coded(quality: int, chroma: int, speed: int) -> Av1Picture:
+            data = _encode(picture, quality, chroma, speed)
+            image = read_av1_picture(data, size, "view")
+            return Av1Picture(data, image, weight * error(image) + 8 * len(data) / (size[0] * size[1]))
+
+        return coded
 
     def cost(quality: int, chroma: int = 1) -> float:
         key = quality, chroma
         if key not in tried:
-            if sample is None:
-                tried[key] = coded(quality, chroma, search.search_speed)
-            else:
-                data = _encode(_picture_of(sample), quality, chroma, search.search_speed)
-                image = read_av1_picture(data, (sample.shape[-2], width), "sample")
-                error = (image - sample.cpu()).square().mean().item()
-                tried[key] = Av1Picture(data, image, weight * error + 8 * len(data) / (sample.shape[-2] * width))
+            tried[key] = probe(quality, chroma, search.search_speed)
         return tried[key].cost
 
     try:
-        picture, sample = _picture_of(target), _bands(target)
+        coded = probe = coder(target, decoded_error)
+        if sample is not None:
+            shown = sample.cpu()
+            probe = coder(sample, lambda image: (image - shown).square().mean().item())
         quality = _first_quality(weight)
         if sample is None and cost(quality) > most_cost * (_ALSO_TRIED + 0.1):
             return None
