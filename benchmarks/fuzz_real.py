@@ -17,7 +17,7 @@ from lmvic_ns.capture.masks import pack_masks
 from lmvic_ns.capture.photographs import PhotographData, pack_photographs
 from lmvic_ns.capture.records import CaptureRecords, LensCamera, pack_records
 from lmvic_ns.capture.sections import FileCapture
-from lmvic_ns.codec.multiview import DecodedView
+from lmvic_ns.codec.records import DecodedView
 from lmvic_ns.errors import BitstreamError
 from lmvic_ns.geometry.undistortion import LensDistortion, PinholeModel
 from lmvic_ns.sparse_points.compact import TAG, pack_compact, unpack_compact
@@ -178,7 +178,7 @@ def write_real_files(folder: Path, weights: Sequence[str]) -> list[Path]:
     """For each weights a file with quadtree depth, one with learned depth, and one without references."""
     from lmvic_ns.codec import load_codec
     from lmvic_ns.codec.effort import Effort
-    from lmvic_ns.codec.multiview import EncodeOptions
+    from lmvic_ns.codec.records import EncodeOptions
     from lmvic_ns.evaluation.speed_worker import plane_scene
     from lmvic_ns.tree.ordering import independent_views
 

@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from codec_scenes import plane_scene
 
 from lmvic_ns.codec.effort import Effort
-from lmvic_ns.codec.multiview import DecodedView, EncodeOptions, load_codec
+from lmvic_ns.codec.multiview import load_codec
+from lmvic_ns.codec.records import DecodedView, EncodeOptions
 
 QUALITIES = (10, 32, 55)
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from lmvic_ns.codec.effort import Effort
     from lmvic_ns.codec.file import FileView, LmvicDataset, LmvicFile
     from lmvic_ns.codec.file import LmvicFile as open  # noqa: N813
-    from lmvic_ns.codec.multiview import DecodedView, EncodedView, EncodeOptions, load_codec
     from lmvic_ns.codec.multiview import MultiViewCodec as Codec
+    from lmvic_ns.codec.multiview import load_codec
+    from lmvic_ns.codec.records import DecodedView, EncodedView, EncodeOptions
     from lmvic_ns.errors import BitstreamError, LmvicError, SceneError, WeightsError
     from lmvic_ns.geometry.cameras import Cameras
     from lmvic_ns.geometry.disparity import disparity_and_mask
@@ -60,10 +61,10 @@ _PLACES = {
     "BitstreamError": "errors:BitstreamError",
     "Cameras": "geometry.cameras:Cameras",
     "Codec": "codec.multiview:MultiViewCodec",
-    "DecodedView": "codec.multiview:DecodedView",
+    "DecodedView": "codec.records:DecodedView",
     "Effort": "codec.effort:Effort",
-    "EncodeOptions": "codec.multiview:EncodeOptions",
-    "EncodedView": "codec.multiview:EncodedView",
+    "EncodeOptions": "codec.records:EncodeOptions",
+    "EncodedView": "codec.records:EncodedView",
     "FileView": "codec.file:FileView",
     "LmvicDataset": "codec.file:LmvicDataset",
     "LmvicError": "errors:LmvicError",

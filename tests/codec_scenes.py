@@ -8,9 +8,11 @@ from dataclasses import replace
 import torch
 
 from lmvic_ns.codec.depth.learned import DepthConfig
-from lmvic_ns.codec.multiview import DEFAULT_QUALITY, EncodeOptions, MultiViewCodec
+from lmvic_ns.codec.multiview import MultiViewCodec
+from lmvic_ns.codec.networks.config import ModelConfig
 from lmvic_ns.codec.networks.image import ImageConfig
-from lmvic_ns.codec.networks.model import ModelConfig, MultiViewModel
+from lmvic_ns.codec.networks.model import MultiViewModel
+from lmvic_ns.codec.records import DEFAULT_QUALITY, EncodeOptions
 from lmvic_ns.codec.weights import untrained_weights
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.scene import MultiViewScene

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +38,20 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from export_scenes import write_room
 
     return write_room(tmp_path_factory.mktemp("room"))
+
+
+@pytest.fixture
+def copy(room: Path, tmp_path: Path) -> Path:
+    """The room, to be damaged."""
+    return Path(shutil.copytree(room, tmp_path / "copy"))
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """A real browser; the test is skipped where there is none."""
+    from browser import start_browser
+
+    yield from start_browser()
 
 
 @pytest.fixture(scope="module")

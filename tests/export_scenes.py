@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from codec_scenes import small_model
@@ -35,3 +38,18 @@ def lmvic(monkeypatch: pytest.MonkeyPatch, *args: object) -> int:
 def entries(folder: Path) -> set[str]:
     """Names in a folder, hidden ones included."""
     return {path.name for path in folder.iterdir()}
+
+
+def edit(folder: Path, change: Callable[[dict], Any]) -> None:
+    """Change a dataset's transforms.json."""
+    file = folder / "transforms.json"
+    meta = json.loads(file.read_text())
+    change(meta)
+    file.write_text(json.dumps(meta))
+
+
+def refused(capsys: pytest.CaptureFixture, status: int) -> str:
+    """The one line of a command that ended with status 2."""
+    error = capsys.readouterr().err.strip()
+    assert status == 2 and error.startswith("lmvic: ") and "\n" not in error, error
+    return error

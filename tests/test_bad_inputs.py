@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import errno
-import json
 import re
-import shutil
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from export_scenes import ROOM, lmvic
+from export_scenes import ROOM, edit, lmvic, refused
 from PIL import Image
 
 from lmvic_ns._util.picture_files import open_picture
@@ -28,27 +26,6 @@ from lmvic_ns.splat.trained import load_trained
 from lmvic_ns.workflows.encoding import check_view_sizes
 
 PACKAGE = Path(__file__).resolve().parent.parent / "lmvic_ns"
-
-
-@pytest.fixture
-def copy(room: Path, tmp_path: Path) -> Path:
-    """The room, to be damaged."""
-    return Path(shutil.copytree(room, tmp_path / "copy"))
-
-
-def edit(folder: Path, change) -> None:
-    """Change transforms.json."""
-    file = folder / "transforms.json"
-    meta = json.loads(file.read_text())
-    change(meta)
-    file.write_text(json.dumps(meta))
-
-
-def refused(capsys: pytest.CaptureFixture, status: int) -> str:
-    """The one line of a command that ended with status 2."""
-    error = capsys.readouterr().err.strip()
-    assert status == 2 and error.startswith("lmvic: ") and "\n" not in error, error
-    return error
 
 
 # --- pictures ----------------------------------------------------------------------------------------------------------

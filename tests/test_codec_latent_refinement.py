@@ -13,9 +13,11 @@ from plane_views import SHIFT, SIZE, camera, picture
 
 from lmvic_ns.codec.effort import Effort, EffortName
 from lmvic_ns.codec.latent_refinement import LatentRefinement, relaxed_rounding
-from lmvic_ns.codec.multiview import EncodeOptions, MultiViewCodec, load_codec
-from lmvic_ns.codec.networks.model import MultiViewModel, ReferenceState
+from lmvic_ns.codec.multiview import MultiViewCodec, load_codec
+from lmvic_ns.codec.networks.model import MultiViewModel
 from lmvic_ns.codec.quality import image_lambda
+from lmvic_ns.codec.records import EncodeOptions
+from lmvic_ns.codec.state import ReferenceState
 from lmvic_ns.errors import SceneError
 from lmvic_ns.evaluation.own_codec import photograph_scene
 from lmvic_ns.workflows.options import EffortName as EffortOption

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.codec.effort import Effort
-from lmvic_ns.codec.multiview import EncodeOptions, MultiViewCodec, load_codec
+from lmvic_ns.codec.multiview import MultiViewCodec, load_codec
 from lmvic_ns.codec.networks.model import MultiViewModel
 from lmvic_ns.codec.pictures import loop_filter as module
 from lmvic_ns.codec.pictures.loop_filter import (
@@ -28,6 +28,7 @@ from lmvic_ns.codec.pictures.loop_filter import (
     write_loop_filter,
 )
 from lmvic_ns.codec.quality import coding_noise, image_lambda
+from lmvic_ns.codec.records import EncodeOptions
 from lmvic_ns.errors import BitstreamError
 from lmvic_ns.evaluation.own_codec import photograph_scene
 

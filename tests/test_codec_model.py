@@ -12,8 +12,8 @@ from codec_scenes import SMALL, plane_scene, psnr, small_model
 from lmvic_ns.bitstream.rans import Decoder
 from lmvic_ns.codec import build_model
 from lmvic_ns.codec.networks.complexity import count_macs, parameters
+from lmvic_ns.codec.networks.config import Ablation
 from lmvic_ns.codec.networks.fixed_point import ONE
-from lmvic_ns.codec.networks.model import Ablation
 from lmvic_ns.codec.networks.precision import full_float32
 from lmvic_ns.codec.networks.rates import SCALE_STEP
 from lmvic_ns.codec.presets import config_from_dict, load_preset, preset_names

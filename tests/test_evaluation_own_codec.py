@@ -204,7 +204,7 @@ def test_no_stage_hides_in_other(weights: str, tmp_path: Path):
 
     from lmvic_ns.codec.effort import Effort
     from lmvic_ns.codec.latent_refinement import LatentRefinement
-    from lmvic_ns.codec.multiview import EncodeOptions
+    from lmvic_ns.codec.records import EncodeOptions
 
     codec, scene, clock = load_codec(weights), plane_scene(2, HEIGHT, WIDTH), speed.StageClock()
     effort = replace(Effort.named("fast"), latent=LatentRefinement(steps=2))

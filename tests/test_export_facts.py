@@ -14,7 +14,8 @@ from export_scenes import ROOM, entries, lmvic
 
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.bitstream.writer import Writer
-from lmvic_ns.codec.multiview import EncodedView, MultiViewCodec, load_codec
+from lmvic_ns.codec.multiview import MultiViewCodec, load_codec
+from lmvic_ns.codec.records import EncodedView
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.report.results import EncodedFile, psnr_8bit, remarkable_views, summary
 from lmvic_ns.scene import MultiViewScene

@@ -7,12 +7,11 @@ import os
 import shutil
 import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from export_scenes import entries, lmvic
+from export_scenes import edit, entries, lmvic, refused
 from PIL import Image
 from test_capture import coded, write_capture
 
@@ -31,27 +30,6 @@ from lmvic_ns.workflows import sources
 from lmvic_ns.workflows.file_dataset import FileDataset
 from lmvic_ns.workflows.layout import dataset_layout
 from lmvic_ns.workflows.sources import dataset_scene
-
-
-@pytest.fixture
-def copy(room: Path, tmp_path: Path) -> Path:
-    """The room, to be broken."""
-    return Path(shutil.copytree(room, tmp_path / "copy"))
-
-
-def edit(folder: Path, change) -> None:
-    file = folder / "transforms.json"
-    meta = json.loads(file.read_text())
-    change(meta)
-    file.write_text(json.dumps(meta))
-
-
-def refused(capsys: pytest.CaptureFixture, status: int) -> str:
-    """The one line of a command that ended with status 2."""
-    error = capsys.readouterr().err.strip()
-    assert status == 2 and error.startswith("lmvic: ") and "\n" not in error, error
-    return error
-
 
 # --- photographs and masks -------------------------------------------------------------------------------------------
 

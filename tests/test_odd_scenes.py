@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from export_scenes import lmvic
+from export_scenes import edit, lmvic
 from PIL import Image, ImageCms
 
 from lmvic_ns._util.pictures import check_eight_bits
@@ -23,19 +22,6 @@ from lmvic_ns.evaluation.image_set import load_image_set
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.training.photos import load_photos
 from lmvic_ns.workflows.sources import dataset_inputs, dataset_scene, say_not_kept
-
-
-@pytest.fixture
-def copy(room: Path, tmp_path: Path) -> Path:
-    """The room, to be changed."""
-    return Path(shutil.copytree(room, tmp_path / "copy"))
-
-
-def edit(folder: Path, change: Callable[[dict], Any]) -> None:
-    file = folder / "transforms.json"
-    meta = json.loads(file.read_text())
-    change(meta)
-    file.write_text(json.dumps(meta))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import torch
 from browser import screenshot, start_browser
 from export_scenes import lmvic
 
-from lmvic_ns.codec.multiview import DecodedView, EncodedView
+from lmvic_ns.codec.records import DecodedView, EncodedView
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.report.details import CROP_SIDE, error_colours, view_details, worst_place
 from lmvic_ns.report.page import histogram

@@ -9,8 +9,9 @@ import pytest
 import torch
 from plane_views import SHIFT, SIZE, camera, picture
 
+from lmvic_ns.codec.networks.config import ModelConfig
 from lmvic_ns.codec.networks.image import ImageConfig
-from lmvic_ns.codec.networks.model import ModelConfig, MultiViewModel
+from lmvic_ns.codec.networks.model import MultiViewModel
 from lmvic_ns.training import TrainingError
 from lmvic_ns.training.growth import GrowConfig, check_growth, grow, train_grow
 

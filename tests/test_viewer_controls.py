@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import click, screenshot, start_browser, text, wait_for
+from browser import click, screenshot, text, wait_for
 from viewer_files import write_room
 
 from lmvic_ns.cli.view import viser_server
@@ -23,11 +23,6 @@ from lmvic_ns.viewer.page import ViewPage
 from lmvic_ns.viewer.sources import open_source
 
 VIEWS = 4
-
-
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    yield from start_browser()
 
 
 @pytest.fixture(scope="module")

@@ -11,18 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from browser import click, pictures, screenshot, start_browser, text, wait_for
+from browser import click, pictures, screenshot, text, wait_for
 
 from lmvic_ns.demo.scene import DemoSceneConfig, write_demo_scene
 from lmvic_ns.splat.live import OUTPUTS, pinhole
 from lmvic_ns.splat.panel import TITLE
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    yield from start_browser()
 
 
 @pytest.fixture(scope="module")

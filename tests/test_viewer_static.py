@@ -6,13 +6,12 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from browser import click, screenshot, start_browser, text, wait_for
+from browser import click, screenshot, text, wait_for
 from viewer_files import write_room
 
 from lmvic_ns.cli.main import run
@@ -21,11 +20,6 @@ from lmvic_ns.viewer import static
 from lmvic_ns.viewer.sources import open_source
 
 VIEWS = 6
-
-
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    yield from start_browser()
 
 
 @pytest.fixture(scope="module")

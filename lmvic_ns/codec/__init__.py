@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from lmvic_ns.codec.multiview import (
-    DecodedView,
-    EncodedView,
-    EncodeOptions,
-    MultiViewCodec,
-    default_tree,
-    load_codec,
-)
+from lmvic_ns.codec.multiview import MultiViewCodec, load_codec
+from lmvic_ns.codec.planning import default_tree
 from lmvic_ns.codec.presets import build_model, load_preset, preset_names
+from lmvic_ns.codec.records import DecodedView, EncodedView, EncodeOptions
 from lmvic_ns.codec.weights import load_weights, save_weights, weights_names
 
 __all__ = [

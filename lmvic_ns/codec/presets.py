@@ -7,7 +7,8 @@ from dataclasses import fields, is_dataclass
 from importlib import resources
 from typing import Any, TypeVar
 
-from lmvic_ns.codec.networks.model import ModelConfig, MultiViewModel
+from lmvic_ns.codec.networks.config import ModelConfig
+from lmvic_ns.codec.networks.model import MultiViewModel
 from lmvic_ns.errors import WeightsError
 
 T = TypeVar("T")

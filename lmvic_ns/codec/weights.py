@@ -18,9 +18,10 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from lmvic_ns._util.output import whole_file
+from lmvic_ns.codec.networks.config import ModelConfig
 from lmvic_ns.codec.networks.fixed_point import FixedPointConv2d
 from lmvic_ns.codec.networks.layers import LevelVector
-from lmvic_ns.codec.networks.model import ModelConfig, MultiViewModel
+from lmvic_ns.codec.networks.model import MultiViewModel
 from lmvic_ns.codec.presets import config_from_dict
 from lmvic_ns.errors import WeightsError
 

@@ -20,7 +20,7 @@ from lmvic_ns.evaluation.peers import Encoded, MissingCodecError, NotApplicableE
 if TYPE_CHECKING:
     from lmvic_ns.codec import MultiViewCodec
     from lmvic_ns.codec.effort import EffortName
-    from lmvic_ns.codec.multiview import EncodeOptions
+    from lmvic_ns.codec.records import EncodeOptions
     from lmvic_ns.scene import MultiViewScene
     from lmvic_ns.tree.ordering import ReferenceTree
 
@@ -81,7 +81,7 @@ class OwnCodec:
 
     def _options(self, quality: int) -> EncodeOptions:
         from lmvic_ns.codec.effort import Effort
-        from lmvic_ns.codec.multiview import EncodeOptions
+        from lmvic_ns.codec.records import EncodeOptions
 
         effort = Effort.named(self.effort)
         effort = replace(effort, loop_filter=effort.loop_filter and self._loop_filter)

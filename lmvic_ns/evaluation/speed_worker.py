@@ -13,8 +13,9 @@ import torch
 
 from lmvic_ns.codec import build_model, load_codec, preset_names, save_weights, weights_names
 from lmvic_ns.codec.effort import Effort
-from lmvic_ns.codec.multiview import EncodeOptions, default_tree, depth_first
 from lmvic_ns.codec.networks.complexity import macs_per_pixel, parameters
+from lmvic_ns.codec.planning import default_tree, depth_first
+from lmvic_ns.codec.records import EncodeOptions
 from lmvic_ns.evaluation.speed import StageClock, stage_targets
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.scene import MultiViewScene

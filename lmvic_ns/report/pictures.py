@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from lmvic_ns.codec.multiview import DecodedView
+from lmvic_ns.codec.records import DecodedView
 from lmvic_ns.geometry.disparity import disparity_and_mask
 from lmvic_ns.geometry.resampling import upsample_inverse_depth
 from lmvic_ns.geometry.warp import warp

@@ -21,7 +21,8 @@ from lmvic_ns._util.metrics import ms_ssim
 from lmvic_ns._util.output import whole_file
 from lmvic_ns.bitstream.layout import MAJOR, MINOR
 from lmvic_ns.bitstream.reader import Reader, UnitSize
-from lmvic_ns.codec.multiview import DecodedView, MultiViewCodec
+from lmvic_ns.codec.multiview import MultiViewCodec
+from lmvic_ns.codec.records import DecodedView
 from lmvic_ns.report.details import ViewDetails, thumbnail, view_details
 from lmvic_ns.report.files import DATA, MARK, PAGE
 from lmvic_ns.report.inspection import byte_split

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lmvic_ns.codec.multiview import EncodedView
+from lmvic_ns.codec.records import EncodedView
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.report.terminal import duration_text, size_text
 from lmvic_ns.tree.reference_tree import ReferenceTree

@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from lmvic_ns.bitstream.reader import Reader
-from lmvic_ns.codec.multiview import DecodedView
+from lmvic_ns.codec.records import DecodedView
 from lmvic_ns.errors import BitstreamError
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.scene.points import SparsePoints

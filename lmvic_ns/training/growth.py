@@ -15,8 +15,9 @@ import torch
 import tyro
 from torch import Tensor
 
+from lmvic_ns.codec.networks.config import ModelConfig
 from lmvic_ns.codec.networks.image import ImageConfig
-from lmvic_ns.codec.networks.model import ModelConfig, MultiViewModel
+from lmvic_ns.codec.networks.model import MultiViewModel
 from lmvic_ns.codec.presets import build_model
 from lmvic_ns.training import TrainingError
 from lmvic_ns.training.files import check_weights_output, write_state

@@ -60,7 +60,7 @@ def normalised_scene(scene: MultiViewScene, name: str) -> TrainingScene:
         TrainingError: it has no depth.
         SceneError: a view cannot be read.
     """
-    from lmvic_ns.codec.multiview import inverse_depth_scale  # what files are normalised with
+    from lmvic_ns.codec.planning import inverse_depth_scale  # what files are normalised with
 
     if not scene.has_depth:
         raise TrainingError(f"scene {name} has no depth: run `lmvic prepare` on it and train on what it writes")

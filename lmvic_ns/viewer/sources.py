@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 
 from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
 from lmvic_ns.bitstream.reader import UnitSize
-from lmvic_ns.codec.multiview import DecodedView
+from lmvic_ns.codec.records import DecodedView
 from lmvic_ns.drawing.pair import PictureWithDepth
 from lmvic_ns.errors import BitstreamError, LmvicError, WeightsError
 from lmvic_ns.geometry.cameras import Cameras

@@ -21,7 +21,7 @@ from lmvic_ns.capture.masks import nearest
 from lmvic_ns.capture.photographs import PhotographData
 from lmvic_ns.capture.records import SPLIT_LISTS, LensCamera
 from lmvic_ns.capture.sections import FileCapture, pinhole_coverage
-from lmvic_ns.codec.multiview import DecodedView
+from lmvic_ns.codec.records import DecodedView
 from lmvic_ns.errors import BitstreamError, LmvicError
 from lmvic_ns.geometry.resampling import upsample_inverse_depth
 from lmvic_ns.geometry.undistortion import PinholeModel, distortion_map, undistort_nearest

@@ -12,7 +12,8 @@ from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.capture import SECTION_NAMES
 from lmvic_ns.capture.sections import FileCapture
 from lmvic_ns.codec.file import codec_of_file
-from lmvic_ns.codec.multiview import MultiViewCodec, find_views
+from lmvic_ns.codec.multiview import MultiViewCodec
+from lmvic_ns.codec.planning import find_views
 from lmvic_ns.codec.view_mode import Mode
 from lmvic_ns.errors import BitstreamError
 from lmvic_ns.report.inspection import unfinished_line

@@ -18,14 +18,9 @@ from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
 from lmvic_ns.bitstream.partial import partial_path, read_partial
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.bitstream.writer import OtherSettingsError
-from lmvic_ns.codec.multiview import (
-    DecodedView,
-    EncodedView,
-    MultiViewCodec,
-    default_tree,
-    load_codec,
-)
-from lmvic_ns.codec.planning import translation_scale
+from lmvic_ns.codec.multiview import MultiViewCodec, load_codec
+from lmvic_ns.codec.planning import default_tree, translation_scale
+from lmvic_ns.codec.records import DecodedView, EncodedView
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.report.results import DO_NOT_RELY, EncodedFile, closing_line, known_psnr, psnr_8bit, remarkable_views, summary
 from lmvic_ns.report.terminal import duration_text, progress, say, size_text

@@ -20,7 +20,7 @@ from PIL import Image
 from lmvic_ns.bitstream.sources import is_address
 from lmvic_ns.capture.records import SPLIT_LISTS
 from lmvic_ns.codec.file import LmvicFile
-from lmvic_ns.codec.multiview import DecodedView
+from lmvic_ns.codec.records import DecodedView
 from lmvic_ns.report.terminal import progress
 from lmvic_ns.sparse_points.exact import write_ply
 from lmvic_ns.sparse_points.sections import FilePoints

@@ -21,7 +21,7 @@ NAMED_LEVELS: dict[str, int] = {"small": 20, "balanced": 32, "high": 44, "archiv
 LEVELS = 64  # repeated from lmvic_ns.codec.quality, which imports torch: `--help` must not
 
 if TYPE_CHECKING:
-    from lmvic_ns.codec.multiview import EncodeOptions
+    from lmvic_ns.codec.records import EncodeOptions
 
 
 def weights_inputs(weights: str | None) -> tuple[Path, ...]:
@@ -117,7 +117,7 @@ class CodingOptions:
             quality: level of the scene, in place of `quality`.
         """
         from lmvic_ns.codec.effort import Effort
-        from lmvic_ns.codec.multiview import EncodeOptions
+        from lmvic_ns.codec.records import EncodeOptions
 
         effort = Effort.named(self.effort)
         return EncodeOptions(

@@ -16,7 +16,8 @@ from typing import Any
 from lmvic_ns._util.output import settled, writing
 from lmvic_ns.bitstream.partial import finished_path, partial_path
 from lmvic_ns.bitstream.reader import Reader
-from lmvic_ns.codec.multiview import MultiViewCodec, options_digest
+from lmvic_ns.codec.multiview import MultiViewCodec
+from lmvic_ns.codec.records import options_digest
 from lmvic_ns.errors import BitstreamError, LmvicError
 from lmvic_ns.report.inspection import byte_split
 from lmvic_ns.report.results import DO_NOT_RELY, psnr_8bit

@@ -14,8 +14,10 @@ import numpy as np
 from lmvic_ns._util.output import writing
 from lmvic_ns.bitstream.layout import PREAMBLE_BYTES, stored_header_bytes, unpack_preamble_and_header
 from lmvic_ns.bitstream.partial import finished_path, partial_path
-from lmvic_ns.codec.multiview import EncodedView, MultiViewCodec, depth_first
+from lmvic_ns.codec.multiview import MultiViewCodec
+from lmvic_ns.codec.planning import depth_first
 from lmvic_ns.codec.quality import LEVELS
+from lmvic_ns.codec.records import EncodedView
 from lmvic_ns.errors import BitstreamError, LmvicError
 from lmvic_ns.report.terminal import say
 from lmvic_ns.scene import MultiViewScene

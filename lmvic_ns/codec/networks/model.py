@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lmvic_ns.bitstream.tables import CdfTables
-from lmvic_ns.codec.depth.learned import DEPTH_FACTOR, DEPTH_STRIDE, DepthCodec, DepthConfig, fixed_depth, pad_depth
+from lmvic_ns.codec.depth.learned import DEPTH_FACTOR, DEPTH_STRIDE, DepthCodec, fixed_depth, pad_depth
 from lmvic_ns.codec.depth.quadtree import QUADTREE, integer_prediction, read_depth
 from lmvic_ns.codec.depth.search import DepthSearch, QuadtreeEncoder, WarpCosts
 from lmvic_ns.codec.effort import Effort
-from lmvic_ns.codec.networks.image import STRIDE, ImageCodec, ImageConfig, ImageContext, fixed_coverage
+from lmvic_ns.codec.networks.config import ModelConfig
+from lmvic_ns.codec.networks.image import STRIDE, ImageCodec, ImageContext, fixed_coverage
 from lmvic_ns.codec.networks.layers import pad_to_multiple
 from lmvic_ns.codec.networks.precision import full_float32
 from lmvic_ns.codec.networks.rates import scale_tables
@@ -32,32 +33,6 @@ from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.geometry.disparity import disparity_and_mask, downsample_inverse_depth, upsample_inverse_depth
 from lmvic_ns.geometry.prediction import predict_inverse_depth
 from lmvic_ns.geometry.warp import warp
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """Parts of the method that can be switched off at run time, for the paper's Figure 7.
-
-    Attributes:
-        cross_view: use the reference at all.
-        alignment: warp the reference by the disparity (off: its features are taken where they lie).
-        masks: predict only where points fall into the reference's frame (off: everywhere).
-        depth_prediction: predict depth from the reference's.
-    """
-
-    cross_view: bool = True
-    alignment: bool = True
-    masks: bool = True
-    depth_prediction: bool = True
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """A preset: sizes of both codecs."""
-
-    image: ImageConfig = field(default_factory=ImageConfig)
-    depth: DepthConfig = field(default_factory=DepthConfig)
-    ablation: Ablation = field(default_factory=Ablation)
 
 
 class MultiViewModel(nn.Module):
