@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -136,10 +136,12 @@ def _done_before(
     """Status and result of a file that an earlier run has made from the same; None if it is to be made."""
     from lmvic_ns.bitstream.partial import finished_path
     from lmvic_ns.codec.multiview import load_codec
+    from lmvic_ns.report.results import result_data
     from lmvic_ns.report.terminal import say
     from lmvic_ns.scene import MultiViewScene
     from lmvic_ns.workflows.encoding import downscaled, pick_device
-    from lmvic_ns.workflows.restart import Mark, done_data, made_with, measured
+    from lmvic_ns.workflows.restart import Mark, finished_file, made_with, measured
+    from lmvic_ns.workflows.search import missed_target
 
     if not file.is_file():
         return None
@@ -153,10 +155,11 @@ def _done_before(
     if mark.there or config.target_psnr is not None:
         scene = MultiViewScene.from_dataset(dataset, depth=False)
         psnr = measured(file, downscaled(scene, config.downscale), codec)
-    data = done_data(file, sorted(files.pictures), config, psnr)
-    if data["missed_target"] is not None and mark.there:
+    encoded = finished_file(file, codec, psnr)
+    encoded = replace(encoded, missed=missed_target(encoded, config))
+    if encoded.missed and mark.there:
         finished_path(file).unlink()  # of a search that was going on to the next level
         return None
     mark.take_away()
     say(f"{file}: done before")
-    return int(data["missed_target"] is not None), [data]
+    return int(bool(encoded.missed)), [result_data(encoded, sorted(files.pictures), 0.0, done_before=True)]

@@ -116,8 +116,8 @@ def closing_line(encoded: EncodedFile, files: Sequence[Path], seconds: float, do
     return f"{size_text(before)} to {size_text(after)}, {ratio}; {quality}; {duration_text(seconds)}"
 
 
-def result_data(encoded: EncodedFile, files: Sequence[Path], seconds: float) -> dict[str, Any]:
-    """What `lmvic encode --json` prints of one file."""
+def result_data(encoded: EncodedFile, files: Sequence[Path], seconds: float, *, done_before: bool = False) -> dict[str, Any]:
+    """What `lmvic encode --json` prints of one file; a PSNR is null where it was not measured."""
     return {
         "file": str(encoded.path),
         "bytes": encoded.size,
@@ -126,9 +126,9 @@ def result_data(encoded: EncodedFile, files: Sequence[Path], seconds: float) -> 
         "quality": encoded.quality,
         "pixels": encoded.pixels,
         "bits_per_pixel": encoded.size * 8 / encoded.pixels,
-        "psnr": encoded.psnr,
+        "psnr": None if any(view.psnr is None for view in encoded.views) else encoded.psnr,
         "missed_target": encoded.missed or None,
-        "done_before": False,
+        "done_before": done_before,
         "seconds": seconds,
         "views": [
             {
@@ -136,7 +136,7 @@ def result_data(encoded: EncodedFile, files: Sequence[Path], seconds: float) -> 
                 "reference": encoded.views_by_index[view.parent].name if view.parent >= 0 else None,
                 "depth_bytes": view.depth_bytes,
                 "image_bytes": view.image_bytes,
-                "psnr": known_psnr(view),
+                "psnr": view.psnr,
                 "stored": view.stored,
             }
             for view in sorted(encoded.views, key=lambda view: view.index)

@@ -6,23 +6,22 @@ yet decoded when its process died, or failed that check.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lmvic_ns._util.output import settled, writing
 from lmvic_ns.bitstream.partial import finished_path, partial_path
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.codec.multiview import MultiViewCodec
-from lmvic_ns.codec.records import options_digest
+from lmvic_ns.codec.records import EncodedView, options_digest
 from lmvic_ns.errors import BitstreamError, LmvicError
 from lmvic_ns.report.inspection import byte_split
-from lmvic_ns.report.results import DO_NOT_RELY, psnr_8bit
+from lmvic_ns.report.results import DO_NOT_RELY, EncodedFile, psnr_8bit
 from lmvic_ns.report.terminal import progress
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.tree.reference_tree import ReferenceTree
 from lmvic_ns.workflows.options import CodingOptions
 
 MARK = ".unchecked"
@@ -116,45 +115,21 @@ def measured(path: Path, scene: MultiViewScene, codec: MultiViewCodec) -> dict[i
     return found
 
 
-def done_data(path: Path, pictures: Sequence[Path], options: CodingOptions, psnr: dict[int, float]) -> dict[str, Any]:
-    """What `lmvic encode --json` prints of a file that an earlier run has made, in the words of `result_data`.
+def finished_file(path: Path, codec: MultiViewCodec, psnr: Mapping[int, float]) -> EncodedFile:
+    """The record of a file that an earlier run has made.
 
     Args:
         path: the file.
-        pictures: the captured files.
-        options: their target is looked at.
-        psnr: see `measured`; empty if the file was not decoded.
+        codec: its weights.
+        psnr: see `measured`; views that are missing there have no PSNR.
     """
     with Reader(path) as reader:
-        header, sizes, split = reader.header, reader.sizes(), byte_split(reader)
-    pixels = sum(view.width * view.height for view in header.views)
-    rate = (split.total - split.points) * 8 / pixels
-    mean = math.fsum(psnr.values()) / len(psnr) if psnr else None
-    missed = None
-    if options.target_bpp is not None and rate > options.target_bpp:
-        missed = f"{rate:.5f} bits a pixel, for at most {options.target_bpp:g}"
-    if options.target_psnr is not None and mean is not None and mean < options.target_psnr:
-        missed = f"{mean:.3f} dB of {options.target_psnr:g} dB"
-    return {
-        "file": str(path),
-        "bytes": split.total,
-        "points_bytes": split.points,
-        "captured_bytes": sum(picture.stat().st_size for picture in pictures if picture.is_file()),
-        "quality": int(header.quality),
-        "pixels": pixels,
-        "bits_per_pixel": rate,
-        "psnr": mean,
-        "missed_target": missed,
-        "done_before": True,
-        "seconds": 0.0,
-        "views": [
-            {
-                "name": view.name,
-                "reference": header.views[view.parent].name if view.parent >= 0 else None,
-                "depth_bytes": size.depth if size is not None else None,
-                "image_bytes": size.image if size is not None else None,
-                "psnr": psnr.get(number),
-            }
-            for number, (view, size) in enumerate(zip(header.views, sizes, strict=True))
-        ],
-    }
+        header = reader.header
+        tree = ReferenceTree.from_parents(header.order, [view.parent for view in header.views])
+        views = []
+        for number in header.order:
+            unit, view = reader.unit(number), header.views[number]
+            stored = codec.model.is_stored(unit.image)
+            sizes = len(unit.depth), len(unit.image)
+            views.append(EncodedView(number, view.name, view.parent, *sizes, psnr.get(number), stored))
+        return EncodedFile(path, views, tree, int(header.quality), byte_split(reader).points, header.pixels())

@@ -159,7 +159,7 @@ def hold_target(encode_at: Callable[[int], EncodedFile], level: int, options: Co
     """
     while True:
         encoded = encode_at(level)
-        missed = _missed(encoded, options)
+        missed = missed_target(encoded, options)
         following = level + (1 if options.target_psnr is not None else -1)
         if not missed:
             return encoded
@@ -187,7 +187,7 @@ def begun_level(path: Path, level: int, options: CodingOptions) -> int:
     return begun if 0 <= (begun - level) * step <= _NEAR else level
 
 
-def _missed(encoded: EncodedFile, options: CodingOptions) -> str:
+def missed_target(encoded: EncodedFile, options: CodingOptions) -> str:
     """How a finished file misses the target; empty if it does not."""
     if options.target_psnr is not None and encoded.psnr < options.target_psnr:
         return f"{encoded.psnr:.3f} dB of {options.target_psnr:g} dB"
