@@ -61,7 +61,7 @@ EXTRAS: Mapping[str, frozenset[str]] = {
     "nerfstudio": frozenset({"nerfstudio", "gsplat", "torchvision", "torchmetrics", "yaml", "skimage"}),
     "viewer": frozenset({"viser", "plotly"}),
     "train": frozenset({"lightning", "tensorboard", "pytorch_msssim"}),
-    "eval": frozenset({"av", "bjontegaard", "pillow_heif", "imagecodecs", "matplotlib", "cv2"}),
+    "eval": frozenset({"bjontegaard", "pillow_heif", "imagecodecs", "matplotlib", "cv2"}),
     "paper": frozenset({"compressai"}),
     "cluster": frozenset({"distributed", "dask"}),
 }

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from lmvic_ns.codec.depth.search import DepthSearch
 from lmvic_ns.codec.latent_refinement import LatentRefinement
 from lmvic_ns.codec.pictures.av1 import Av1Search
+from lmvic_ns.codec.pictures.hevc import HevcSearch
 
 EffortName = Literal["fast", "medium", "slow", "slowest"]
 
@@ -29,6 +30,7 @@ class Effort:
         stored: store a view as an ordinary picture where that is cheaper (`lmvic_ns.codec.pictures.stored`).
         av1: code a view also as an AV1 picture, or as one of its difference from the reference, in case that is cheaper
             (`lmvic_ns.codec.pictures.av1`).
+        hevc: code a view with a reference also as an HEVC P picture, in case that is cheaper (`lmvic_ns.codec.pictures.hevc`).
         leaf: no other view refers to this one: where its picture takes no reference, its depth is as coarse as it may be.
     """
 
@@ -40,6 +42,7 @@ class Effort:
     alone: bool = False
     stored: bool = False
     av1: Av1Search | None = None
+    hevc: HevcSearch | None = None
     thrift: tuple[float, float] = (0.0, 0.0)
     leaf: bool = False
 
@@ -69,10 +72,12 @@ class Effort:
             case "fast":
                 return replace(basis, av1=Av1Search())
             case "medium":
-                return replace(basis, depth_level_stride=8, av1=Av1Search(7, 5, predicted=True))
+                return replace(basis, depth_level_stride=8, av1=Av1Search(7, 5, predicted=True), hevc=HevcSearch())
             case "slow":
-                return replace(basis, depth_level_stride=8, latent=LatentRefinement(), av1=Av1Search(7, 4, predicted=True))
+                av1, hevc = Av1Search(7, 4, predicted=True), HevcSearch("slow", neighbours=True)
+                return replace(basis, depth_level_stride=8, latent=LatentRefinement(), av1=av1, hevc=hevc)
             case "slowest":
                 refinement = LatentRefinement(steps=100, step_size=0.02, noise=0.7)
-                return replace(basis, depth_level_stride=8, latent=refinement, av1=Av1Search(6, 3, predicted=True))
+                av1, hevc = Av1Search(6, 3, predicted=True), HevcSearch("veryslow", neighbours=True)
+                return replace(basis, depth_level_stride=8, latent=refinement, av1=av1, hevc=hevc)
         raise ValueError(f"there is no effort '{name}'; there are {', '.join(get_args(EffortName))}")

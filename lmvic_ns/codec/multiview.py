@@ -102,7 +102,7 @@ class MultiViewCodec:
             )
         chosen = options.effort
         if self.weights.metric != "mse":
-            chosen = replace(chosen, loop_filter=False, av1=None)  # they lower squared error
+            chosen = replace(chosen, loop_filter=False, av1=None, hevc=None)  # they lower squared error
         tree = default_tree(scene) if tree is None else tree
         if len(tree) != len(scene):
             raise SceneError(f"the reference tree has {len(tree)} views, the scene {len(scene)}")

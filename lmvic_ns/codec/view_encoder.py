@@ -28,6 +28,7 @@ from lmvic_ns.codec.pictures.av1 import (
     from_difference,
     to_difference,
 )
+from lmvic_ns.codec.pictures.hevc import HevcSearch, hevc_picture
 from lmvic_ns.codec.pictures.illumination import Illumination, fit_illumination
 from lmvic_ns.codec.pictures.loop_filter import LoopFilter, apply_loop_filter, fit_loop_filter, write_loop_filter
 from lmvic_ns.codec.pictures.stored import cheaper_picture
@@ -74,6 +75,7 @@ class CodedView:
 
 _CLOSE = 1.03
 _AV1_GAIN = 0.3
+_FEW_BYTES = 160  # below this an HEVC picture is not tried: its headers alone take some 30
 
 
 def _cost(view: CodedView) -> float:
@@ -139,6 +141,8 @@ class ViewEncoder:
             coded = min(coded, fitted, key=_cost)
         if effort.av1 is not None:
             coded = self._or_av1(coded, effort.av1, effort.loop_filter)
+        if effort.hevc is not None:
+            coded = self._or_hevc(coded, effort.hevc, effort.loop_filter)
         coded = self._or_stored(coded) if effort.stored else coded
         return self._with_coarsest_depth(coded) if effort.leaf and depth_level is None else coded
 
@@ -341,11 +345,7 @@ class ViewEncoder:
         alone = coded.mode.mode is not Mode.PREDICTED or self._may_pay_alone(coded, _AV1_GAIN)
         found = [self._as_av1(coded, search, None)] if alone else []
         if has_reference and search.predicted:
-            context = coded.context
-            if context is None:
-                depth = coded.state.inverse_depth
-                context = self.model.decoder_context(self.reference, depth, self.cameras, self.size, self.quality)
-            found.append(self._as_av1(coded, search, context))
+            found.append(self._as_av1(coded, search, self._context_of(coded)))
         pictures = [view for view in found if view is not None]
         if loop_filter:
             pictures = [self._with_loop_filter(view) if view.cost <= _CLOSE * coded.cost else view for view in pictures]
@@ -374,6 +374,29 @@ class ViewEncoder:
         mode = ViewMode(Mode.AV1) if context is None else ViewMode(Mode.AV1_DIFFERENCE, self.illumination)
         state = replace(coded.state, image=decoded(found.image))
         return self._priced(CodedView(coded.depth, mode, found.data, state, context=context))
+
+    def _or_hevc(self, coded: CodedView, search: HevcSearch, loop_filter: bool) -> CodedView:
+        """The view with the same depth as an HEVC P picture where that is cheaper."""
+        if self.reference is None or not coded.depth or len(coded.image) < _FEW_BYTES:
+            return coded
+        context = self._context_of(coded)
+        found = hevc_picture(self.image, self.model.hevc_references(self.reference, context, self.size), self.weight, search)
+        if found is None:
+            return coded
+        state = replace(coded.state, image=found.image.to(self.image.device, self.image.dtype))
+        view = self._priced(CodedView(coded.depth, ViewMode(Mode.HEVC, self.illumination), found.data, state, context=context))
+        if loop_filter and view.cost <= _CLOSE * coded.cost:
+            view = self._with_loop_filter(view)
+        return min(coded, view, key=_cost)
+
+    def _context_of(self, coded: CodedView) -> ImageContext:
+        """What the reference tells with this depth, also where the view is coded without it."""
+        if coded.context is not None:
+            return coded.context
+        depth = coded.state.inverse_depth
+        context = self.model.decoder_context(self.reference, depth, self.cameras, self.size, self.quality)
+        assert context is not None
+        return context
 
     def _or_stored(self, coded: CodedView) -> CodedView:
         """The view as an ordinary picture where that is cheaper, or where the networks failed."""

@@ -24,11 +24,13 @@ class Mode(IntEnum):
     """As an AV1 picture, without a reference (`lmvic_ns.codec.pictures.av1`)."""
     AV1_DIFFERENCE = 4
     """As an AV1 picture of the difference from its warped reference."""
+    HEVC = 5
+    """As an HEVC P picture that refers to its reference, warped and as it is (`lmvic_ns.codec.pictures.hevc`)."""
 
     @property
     def uses_reference(self) -> bool:
         """Whether the warped reference is part of the decoded view."""
-        return self in (Mode.PREDICTED, Mode.AV1_DIFFERENCE)
+        return self in (Mode.PREDICTED, Mode.AV1_DIFFERENCE, Mode.HEVC)
 
 
 @dataclass(frozen=True)

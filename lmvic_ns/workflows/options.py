@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -51,6 +51,8 @@ class CodingOptions:
     """Depth of the reference tree: the most views that must be decoded before any one view."""
     effort: EffortName = "medium"
     """Encoding effort. More effort makes the file smaller; the decoding time stays the same."""
+    hevc: bool = True
+    """Let views with a reference be HEVC pictures where that takes fewer bits (x265 and FFmpeg, through PyAV)."""
     depth_coding: DepthCoding = "quadtree"
     """quadtree: only the depth that warping needs, in few bytes. learned: depth that is useful after decoding."""
     depth_quality: int | None = None
@@ -88,7 +90,7 @@ class CodingOptions:
         """
         names = (
             "quality", "equal_quality", "target_bpp", "target_psnr", "search_views", "reference_structure", "max_depth",
-            "effort", "depth_coding", "depth_quality", "downscale", "weights", "points", "metadata",
+            "effort", "hevc", "depth_coding", "depth_quality", "downscale", "weights", "points", "metadata",
         )  # fmt: skip
         chosen = {name: getattr(self, name) for name in names}
         chosen |= {"quality": self.level, "equal_quality": self.all_alike, "lossless": self.lossless}
@@ -120,6 +122,8 @@ class CodingOptions:
         from lmvic_ns.codec.records import EncodeOptions
 
         effort = Effort.named(self.effort)
+        if not self.hevc:
+            effort = replace(effort, hevc=None)
         return EncodeOptions(
             quality=quality,
             equal_quality=self.all_alike,

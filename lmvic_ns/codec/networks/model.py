@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from lmvic_ns.bitstream.tables import CdfTables
@@ -20,7 +21,7 @@ from lmvic_ns.codec.networks.layers import pad_to_multiple
 from lmvic_ns.codec.networks.precision import full_float32
 from lmvic_ns.codec.networks.rates import scale_tables
 from lmvic_ns.codec.pictures.av1 import difference_prediction, from_difference, read_av1_picture
-from lmvic_ns.codec.pictures.illumination import Illumination
+from lmvic_ns.codec.pictures.hevc import read_hevc_picture, to_samples
 from lmvic_ns.codec.pictures.loop_filter import WarpedReference, apply_loop_filter, read_loop_filter
 from lmvic_ns.codec.pictures.stored import read_stored_picture
 from lmvic_ns.codec.quality import LEVELS, coding_noise
@@ -309,13 +310,19 @@ class MultiViewModel(nn.Module):
         quality = torch.full((1,), float(level), device=device)
         context = None
         if mode.mode.uses_reference:
-            context = self.decoder_context(reference, decoded_depth, cameras, size, quality, mode.illumination)
+            assert reference is not None  # `read_view_mode` has seen to it
+            if mode.illumination is not None:
+                reference = replace(reference, image=mode.illumination.apply(reference.image))
+            context = self.decoder_context(reference, decoded_depth, cameras, size, quality)
         loop_filter, data = read_loop_filter(data, context is not None, part)
         warped = self.warped_reference(context, size)
         if mode.mode in (Mode.AV1, Mode.AV1_DIFFERENCE):
             picture = read_av1_picture(data, size, part).to(device, self._dtype)
             if warped is not None:
                 picture = from_difference(picture, difference_prediction(warped.image, warped.mask))
+        elif mode.mode is Mode.HEVC and reference is not None and context is not None:
+            references = self.hevc_references(reference, context, size)
+            picture = read_hevc_picture(data, references, size, part).to(device, self._dtype)
         else:
             picture = self._read_latent(data, part, size, level, context)
         if loop_filter is not None:
@@ -351,13 +358,10 @@ class MultiViewModel(nn.Module):
         cameras: Cameras,
         size: tuple[int, int],
         quality: Float[Tensor, "1"],
-        illumination: Illumination | None = None,
     ) -> ImageContext | None:
-        """What the reference tells about the view, given its decoded depth; None without a reference."""
+        """What the reference (its illumination corrected) tells about the view, given its decoded depth; None without one."""
         if reference is None or decoded_depth is None or not self.ablation.cross_view:
             return None
-        if illumination is not None:
-            reference = replace(reference, image=illumination.apply(reference.image))
         return self._context(reference, decoded_depth, cameras, size, quality)
 
     @staticmethod
@@ -365,6 +369,13 @@ class MultiViewModel(nn.Module):
         """What the loop filter sees of the reference, without padding."""
         h, w = size
         return None if context is None else WarpedReference(context.aligned[..., :h, :w], context.mask[..., :h, :w])
+
+    @staticmethod
+    def hevc_references(
+        reference: ReferenceState, context: ImageContext, size: tuple[int, int]
+    ) -> list[UInt8[np.ndarray, "3 h w"]]:
+        """Samples of the pictures that an HEVC picture refers to: the reference as it is, and warped."""
+        return [to_samples(picture, size) for picture in (reference.image, context.aligned[..., : size[0], : size[1]])]
 
     def depth_prior(self, reference: ReferenceState | None, cameras: Cameras) -> tuple[Tensor | None, Tensor | None]:
         """Padded depth prediction (10) and its mask in float64; None without a reference."""
