@@ -74,10 +74,10 @@ class Effort:
             case "medium":
                 return replace(basis, depth_level_stride=8, av1=Av1Search(7, 5, predicted=True), hevc=HevcSearch())
             case "slow":
-                av1, hevc = Av1Search(7, 4, predicted=True), HevcSearch("slow", neighbours=True)
+                av1, hevc = Av1Search(7, 4, predicted=True), HevcSearch(neighbours=True)
                 return replace(basis, depth_level_stride=8, latent=LatentRefinement(), av1=av1, hevc=hevc)
             case "slowest":
                 refinement = LatentRefinement(steps=100, step_size=0.02, noise=0.7)
-                av1, hevc = Av1Search(6, 3, predicted=True), HevcSearch("veryslow", neighbours=True)
+                av1, hevc = Av1Search(6, 3, predicted=True), HevcSearch("slower", neighbours=True)
                 return replace(basis, depth_level_stride=8, latent=refinement, av1=av1, hevc=hevc)
         raise ValueError(f"there is no effort '{name}'; there are {', '.join(get_args(EffortName))}")

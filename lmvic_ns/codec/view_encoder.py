@@ -139,10 +139,10 @@ class ViewEncoder:
             if effort.loop_filter:
                 fitted = self._with_loop_filter(fitted)
             coded = min(coded, fitted, key=_cost)
-        if effort.av1 is not None:
-            coded = self._or_av1(coded, effort.av1, effort.loop_filter)
         if effort.hevc is not None:
             coded = self._or_hevc(coded, effort.hevc, effort.loop_filter)
+        if effort.av1 is not None:
+            coded = self._or_av1(coded, effort.av1, effort.loop_filter)
         coded = self._or_stored(coded) if effort.stored else coded
         return self._with_coarsest_depth(coded) if effort.leaf and depth_level is None else coded
 
@@ -342,9 +342,9 @@ class ViewEncoder:
         has_reference = self.reference is not None and bool(coded.depth)
         if has_reference and not search.predicted and coded.mode.mode.uses_reference:
             return coded
-        alone = coded.mode.mode is not Mode.PREDICTED or self._may_pay_alone(coded, _AV1_GAIN)
+        alone = not coded.mode.mode.uses_reference or self._may_pay_alone(coded, _AV1_GAIN)
         found = [self._as_av1(coded, search, None)] if alone else []
-        if has_reference and search.predicted:
+        if has_reference and search.predicted and coded.mode.mode is not Mode.HEVC:  # which does the same, better
             found.append(self._as_av1(coded, search, self._context_of(coded)))
         pictures = [view for view in found if view is not None]
         if loop_filter:

@@ -29,14 +29,15 @@ MOST_PIXELS = 40_000_000
 _LEAST_SIDE = 64  # a coding tree block of x265
 _TRAILING = (0, 1)  # NAL unit types of ordinary pictures: TRAIL_N, TRAIL_R
 _LOWEST_QP, _HIGHEST_QP = 1, 51
-_REFERENCE_QP = 4  # of the references inside the encoder: near what the decoder has exactly
+_REFERENCE_QP = 10  # of the references inside the encoder: near what the decoder has exactly
 _FIXED = (
     "bframes=0:keyint=-1:min-keyint=1000:scenecut=0:rc-lookahead=0:aq-mode=0:cutree=0:ipratio=1:temporal-mvp=0:weightp=0"
     ":ctu=64:min-cu-size=8:max-tu-size=32:tu-intra-depth=1:tu-inter-depth=1:amp=0:sao=1:strong-intra-smoothing=1:signhide=1"
     ":tskip=0:constrained-intra=0:log2-max-poc-lsb=8:opt-qp-pps=0:opt-ref-list-length-pps=0:repeat-headers=1:info=0"
-    ":pools=none:wpp=0:frame-threads=1:log-level=none"
+    ":rd=6:rdoq-level=2:pools=none:wpp=0:frame-threads=1:log-level=none"
 )
-"""x265's options that the slice's syntax depends on, one thread, and nothing that looks ahead."""
+"""x265's options: what the slice's syntax depends on, one thread, nothing that looks ahead, decisions by rate and distortion
+(`rd=6` costs 2.5 % less than the preset's 4, for 40 % more time)."""
 _TO_YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 _TO_RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
 
@@ -50,7 +51,7 @@ class HevcSearch:
         neighbours: whether quantizers one and two beside the usual one are tried.
     """
 
-    preset: str = "medium"
+    preset: str = "slow"
     neighbours: bool = False
 
 
