@@ -22,7 +22,7 @@ from lmvic_ns.codec.view_mode import Mode
 from lmvic_ns.errors import BitstreamError
 from lmvic_ns.geometry.cameras import Cameras
 
-MEDIUM = Effort.named("medium")
+MEDIUM = replace(Effort.named("medium"), hevc=None)
 
 
 def photograph(height: int, width: int) -> Tensor:

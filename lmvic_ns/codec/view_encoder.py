@@ -139,10 +139,11 @@ class ViewEncoder:
             if effort.loop_filter:
                 fitted = self._with_loop_filter(fitted)
             coded = min(coded, fitted, key=_cost)
+        networks = coded
         if effort.hevc is not None:
             coded = self._or_hevc(coded, effort.hevc, effort.loop_filter)
         if effort.av1 is not None:
-            coded = self._or_av1(coded, effort.av1, effort.loop_filter)
+            coded = self._or_av1(coded, networks, effort.av1, effort.loop_filter)
         coded = self._or_stored(coded) if effort.stored else coded
         return self._with_coarsest_depth(coded) if effort.leaf and depth_level is None else coded
 
@@ -337,13 +338,20 @@ class ViewEncoder:
         depth = plain.state.inverse_depth if plain.depth else None
         return self._code_image(plain.depth, depth, fitted, predicted=context is not None)
 
-    def _or_av1(self, coded: CodedView, search: Av1Search, loop_filter: bool) -> CodedView:
-        """The view as an AV1 picture, or as one of its difference from the reference, where that is cheaper."""
+    def _or_av1(self, coded: CodedView, networks: CodedView, search: Av1Search, loop_filter: bool) -> CodedView:
+        """The view as an AV1 picture, or as one of its difference from the reference, where that is cheaper.
+
+        Args:
+            coded: the cheapest so far.
+            networks: the same view by the networks, which tell whether its reference helps.
+            search: how hard to look.
+            loop_filter: fit one to each picture that is close.
+        """
         has_reference = self.reference is not None and bool(coded.depth)
         if has_reference and not search.predicted and coded.mode.mode.uses_reference:
             return coded
-        alone = not coded.mode.mode.uses_reference or self._may_pay_alone(coded, _AV1_GAIN)
-        found = [self._as_av1(coded, search, None)] if alone else []
+        alone = networks.mode.mode is not Mode.PREDICTED or self._may_pay_alone(networks, _AV1_GAIN)
+        found = [self._as_av1(networks, search, None)] if alone else []
         if has_reference and search.predicted and coded.mode.mode is not Mode.HEVC:  # which does the same, better
             found.append(self._as_av1(coded, search, self._context_of(coded)))
         pictures = [view for view in found if view is not None]

@@ -26,6 +26,7 @@ from lmvic_ns.codec import EncodeOptions, save_weights  # noqa: E402
 from lmvic_ns.codec.effort import Effort  # noqa: E402
 from lmvic_ns.codec.multiview import load_codec  # noqa: E402
 from lmvic_ns.codec.pictures.av1 import Av1Search  # noqa: E402
+from lmvic_ns.codec.pictures.hevc import HevcSearch  # noqa: E402
 from lmvic_ns.scene import MultiViewScene  # noqa: E402
 from lmvic_ns.scene.ply import write_ply  # noqa: E402
 from lmvic_ns.scene.points import SparsePoints  # noqa: E402
@@ -49,14 +50,16 @@ def main() -> int:
     codec = load_codec(weights)
     scene = brighter(plane_scene([(56, 72)] * 4, detail=3.0))
     tree = ReferenceTree.from_parents(range(4), (-1, 0, 1, 0))
-    networks = replace(Effort.named("medium"), stored=False, alone=False, av1=None)
+    networks = replace(Effort.named("medium"), stored=False, alone=False, av1=None, hevc=None)
     pictures = replace(networks, av1=Av1Search(7, 7, predicted=True), alone=True)
+    blocks = replace(networks, hevc=HevcSearch("fast"))
     plain = MultiViewScene(scene.names, scene.cameras, scene.image, None)
     cases = {
         "networks": (scene, tree, EncodeOptions(24, effort=networks)),
         "alone": (plain, independent_views(4), EncodeOptions(40, effort=networks)),
         "learned-depth": (scene, tree, EncodeOptions(24, effort=networks.with_learned_depth())),
         "av1": (scene, tree, EncodeOptions(30, effort=pictures)),
+        "hevc": (brighter(plane_scene([(80, 96)] * 4, detail=3.0)), tree, EncodeOptions(40, effort=blocks)),
         "stored": (plane_scene([(56, 72)] * 2, detail=3.0), None, EncodeOptions(20)),
         "lossless": (scene, independent_views(4), EncodeOptions(lossless=True, with_depth=False)),
     }
