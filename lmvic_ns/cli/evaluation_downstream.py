@@ -6,12 +6,17 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from lmvic_ns._util.output import writing
 from lmvic_ns.errors import LmvicError
+
+if TYPE_CHECKING:
+    from lmvic_ns.evaluation.cache import ResultCache
+    from lmvic_ns.evaluation.downstream import Run
+    from lmvic_ns.evaluation.peers import Codec
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ def downstream(options: DownstreamOptions) -> None:
     """Train splats on originals and on what codecs give back, and compare them with held-out photographs."""
     from lmvic_ns._util.results import ResultsOutput
     from lmvic_ns.evaluation.cache import ResultCache
-    from lmvic_ns.evaluation.downstream import Run, lpips_at_hand, span_of
+    from lmvic_ns.evaluation.downstream import lpips_at_hand, span_of
     from lmvic_ns.evaluation.downstream_report import downstream_names, downstream_table, write_downstream
     from lmvic_ns.evaluation.registry import make_codec
     from lmvic_ns.evaluation.report import command_line
@@ -98,7 +103,8 @@ class _Clock:
     """How long trainings take, and so how long those that are left will."""
 
     def __init__(self, total: int) -> None:
-        self.total, self.done, self._took = total, 0, []
+        self.total, self.done = total, 0
+        self._took: list[float] = []
 
     def count(self, started: float, cached: bool) -> str:
         """Count a training; says how many are done and how much time the others will take."""
@@ -118,7 +124,16 @@ class _Clock:
         self.total -= count
 
 
-def _measure(path, options, anchor, qualities, peers, cache, clock: _Clock, folder: Path):
+def _measure(
+    path: Path,
+    options: DownstreamOptions,
+    anchor: Codec,
+    qualities: list[int],
+    peers: list[Codec],
+    cache: ResultCache,
+    clock: _Clock,
+    folder: Path,
+) -> list[Run]:
     from lmvic_ns.evaluation.downstream import Coder, Trainings, choose_settings, prepare_scene
     from lmvic_ns.report.terminal import progress, say
 
@@ -131,7 +146,7 @@ def _measure(path, options, anchor, qualities, peers, cache, clock: _Clock, fold
     coder = Coder(prepared, cache, folder / "files")
     chosen = choose_settings(coder, anchor, qualities, peers)
     clock.leave_out(len(qualities) * (1 + len(peers)) - len(chosen))
-    wanted = [(None, 0.0, seed) for seed in range(options.repeats)]
+    wanted: list[tuple[Codec | None, float, int]] = [(None, 0.0, seed) for seed in range(options.repeats)]
     wanted += [(codec, setting, 0) for codec, setting, _ in chosen]
     runs = []
     for codec, setting, seed in wanted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lmvic_ns.evaluation.downstream import ORIGINALS, Run
@@ -98,7 +98,7 @@ def plot_downstream(runs: Sequence[Run], path: Path, title: str) -> None:
     pyplot.close(figure)
 
 
-def _by_codec(runs: Sequence[Run]):
+def _by_codec(runs: Sequence[Run]) -> Callable[[Run], tuple[int, int]]:
     order = list(dict.fromkeys(run.codec for run in runs))
     return lambda run: (order.index(run.codec), -run.bytes)
 
