@@ -13,6 +13,7 @@ from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.utils import writer
 
+from lmvic_ns._util.libraries import libraries_are_quiet
 from lmvic_ns.splat.console import nerfstudio_quiet
 from lmvic_ns.splat.schedule import rescheduled
 
@@ -46,6 +47,7 @@ def short_training(
     writer.EVENT_WRITERS.clear()  # else the writers of earlier trainings go on writing
     trainer: Any = config.setup()
     trainer.setup()
+    trainer.pipeline.model.strategy.verbose = not libraries_are_quiet()
     if on_step is not None:
         told, pipeline = on_step, trainer.pipeline
         callback = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], lambda step: told(pipeline, step + 1))
