@@ -47,7 +47,7 @@ def test_the_nearest_size_is_found_with_few_encodings(span: tuple[int, int]) -> 
 
     def size_of(setting: int) -> int:
         asked.add(setting)
-        return round(1000 * 1.07 ** (setting if span[0] < span[1] else -setting))
+        return round(1_000_000 * 1.07 ** (setting if span[0] < span[1] else -setting))
 
     for setting in (span[0], 20, 37, span[1]):
         asked.clear()
