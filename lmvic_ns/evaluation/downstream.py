@@ -247,6 +247,8 @@ class Trainings:
         """One training, and whether it was finished before; without a codec on the originals."""
         from importlib.metadata import version
 
+        from lmvic_ns import __version__
+
         images = self._prepared.training
         identity = {
             **({"measurement": MEASUREMENT_VERSION, "codec": ORIGINALS} if codec is None else coder.identity(codec, setting)),
@@ -255,7 +257,7 @@ class Trainings:
             "held out": self._prepared.held_out,
             "steps": self._steps,
             "seed": seed,
-            "nerfstudio": version("nerfstudio"),
+            "program": f"lmvic-ns {__version__} nerfstudio {version('nerfstudio')}",
             "lpips": lpips_at_hand(),
             "device": "cuda" if torch.cuda.is_available() else "cpu",
         }
