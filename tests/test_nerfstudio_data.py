@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +91,55 @@ def test_the_cache_on_disk_is_bounded(masked: Path, weights: Path, monkeypatch) 
     assert "ply_file_path" not in json.loads((folder / "transforms.json").read_text())  # the capture has no points
     dataset.close()
     assert not folder.exists()
+
+
+def test_other_processes_make_files_in_the_same_folder(masked: Path, weights: Path, tmp_path: Path) -> None:
+    """Data loaders are processes that may be killed: what they made has to go with the folder of the program."""
+    parser = LmvicDataParserConfig(data=masked, weights=str(weights), load_3D_points=False).setup()
+    path = parser.get_dataparser_outputs("train").image_filenames[0]
+    (tmp_path / "path").write_bytes(pickle.dumps(path))
+    (tmp_path / "temporary").mkdir()
+    program = "import os, pickle, sys; open(pickle.load(open(sys.argv[1], 'rb')), 'rb').read(); os._exit(7)"
+    variables = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "path"], env=variables, capture_output=True, text=True)
+    assert done.returncode == 7, done.stderr
+    assert not list((tmp_path / "temporary").glob("lmvic-data-*"))
+    assert [made.name for made in parser.folder.rglob("*.png")] == ["0001.png"]
+
+
+@pytest.mark.slow
+def test_nerfacto_trains_from_a_file(file: Path, weights: Path, tmp_path: Path) -> None:
+    """The real ns-train, ns-eval and ns-render, with data loaders in processes of their own.
+
+    nerfacto fetches LPIPS's weights when it starts, with any data: they are left out here.
+    """
+    (tmp_path / "temporary").mkdir()
+    (tmp_path / "run.py").write_text(
+        "import importlib, sys\n"
+        "from lmvic_ns.splat.lpips import LazyLpips, lazy_lpips\n"
+        "LazyLpips._build = lambda self, device: self.leave_out()\n"
+        "if __name__ == '__main__':\n"
+        "    with lazy_lpips():\n"
+        "        importlib.import_module(f'nerfstudio.scripts.{sys.argv.pop(1)}').entrypoint()\n"
+    )
+
+    def command(*args: object) -> None:
+        variables = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+        words = [sys.executable, "run.py", *map(str, args)]
+        done = subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert not list((tmp_path / "temporary").glob("lmvic-data-*"))
+
+    sizes = ["--pipeline.datamanager.train-num-rays-per-batch", "128", "--pipeline.datamanager.eval-num-rays-per-batch", "128"]
+    small = ["--pipeline.model.num-proposal-samples-per-ray", "16", "8", "--pipeline.model.num-nerf-samples-per-ray", "8"]
+    runs = ["--max-num-iterations", "3", "--machine.device-type", "cpu", "--vis", "tensorboard", "--output-dir", "out"]
+    data = ["lmvic-data", "--data", file, "--weights", weights, "--eval-mode", "interval", "--eval-interval", "2"]
+    command("train", "nerfacto", *runs, *sizes, *small, *data)
+    (config,) = (tmp_path / "out").rglob("config.yml")
+    command("eval", "--load-config", config, "--output-path", "metrics.json")
+    assert 5 < json.loads((tmp_path / "metrics.json").read_text())["results"]["psnr"] < 60
+    command("render", "dataset", "--load-config", config, "--output-path", "renders", "--rendered-output-names", "rgb")
+    assert len(list((tmp_path / "renders").rglob("*.jpg"))) == 2
 
 
 def test_other_sizes_are_refused(masked: Path, weights: Path) -> None:

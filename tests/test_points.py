@@ -150,6 +150,21 @@ def test_compact_points_cost_what_they_are_worth() -> None:
     assert len(data) < 2.3 * struct.unpack_from("<I", data)[0]
 
 
+def test_widths_of_cells_are_chosen_by_what_they_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tolerances that are all alike take narrower cells than those that are spread: each is as cheap as with the better one."""
+    cameras, smaller = facing_views(), []
+    for points in (surface(2000), surface(2000) * np.linspace(0.5, 3.0, 2000)[:, None]):
+        chosen = len(pack_compact(points, None, cameras, grey))
+        fixed = []
+        for width in (1.6, 2.2):
+            with monkeypatch.context() as patch:
+                patch.setattr(compact_points, "CELL_WIDTHS", (width,))
+                fixed.append(len(pack_compact(points, None, cameras, grey)))
+        assert chosen <= 1.005 * min(fixed)
+        smaller.append(max(fixed) / chosen)
+    assert max(smaller) > 1.01
+
+
 def test_identical_points_all_come_back() -> None:
     cameras, points = facing_views(), surface(50)
     points = points[np.any([cameras.project(view, points.astype(float))[2] for view in range(len(cameras))], axis=0)]

@@ -53,6 +53,7 @@ COMMANDS: Mapping[str, Command] = {
     "eval rd": Command("lmvic_ns.cli.evaluation:rate_distortion", "Rate-distortion curves and BD-rates, also of other codecs."),
     "eval alignment": Command("lmvic_ns.cli.evaluation_scenes:alignment", "Alignment of consecutive views (Table 2)."),
     "eval ablation": Command("lmvic_ns.cli.evaluation_scenes:ablation", "Ablation study (Figure 7)."),
+    "eval downstream": Command("lmvic_ns.cli.evaluation_downstream:downstream", "What coding costs a splat trained on it."),
     "eval speed": Command("lmvic_ns.cli.evaluation_scenes:speed", "Coding time by stage, memory, operations, parameters."),
 }
 

@@ -24,12 +24,17 @@ _datasets: dict[tuple[Any, ...], FileDataset] = {}
 _lock = threading.Lock()
 
 
-def file_dataset(source: str, weights: str | None, device: str, cache_bytes: int) -> FileDataset:
-    """The dataset of a file; one for each process, however many splits and paths ask for it."""
+def file_dataset(source: str, weights: str | None, device: str, cache_bytes: int, folder: Path | None = None) -> FileDataset:
+    """The dataset of a file; one for each process, however many splits and paths ask for it.
+
+    Args:
+        source, weights, device, cache_bytes: see `FileDataset`.
+        folder: of another process's dataset, for one that has none yet.
+    """
     key = (os.getpid(), source, weights, device, cache_bytes)
     with _lock:
         if key not in _datasets:
-            _datasets[key] = FileDataset(source, weights, device, cache_bytes)
+            _datasets[key] = FileDataset(source, weights, device, cache_bytes, folder)
         return _datasets[key]
 
 
@@ -37,17 +42,21 @@ class FileViewPath(type(Path())):  # type: ignore[misc]
     """A path of a picture, mask or depth map that is decoded when it is opened; a plain path in all else.
 
     Programs open files by `os.fspath`, which is where the file is made. Data loaders in other processes get a path that
-    opens the coded file by itself.
+    opens the coded file by itself and makes files in the same folder: they may be ended at any time, and leave nothing.
     """
 
-    _origin: tuple[str, str | None, str, int] | None = None
+    _origin: tuple[str, str | None, str, int, Path] | None = None
     _name = ""
 
     @classmethod
     def of(cls, dataset: FileDataset, origin: tuple[str, str | None, str, int], name: str) -> FileViewPath:
         """The path of one file of a dataset."""
-        path = cls(dataset.folder / name)
-        path._origin, path._name = origin, name
+        return cls._in(dataset.folder, origin, name)
+
+    @classmethod
+    def _in(cls, folder: Path, origin: tuple[str, str | None, str, int], name: str) -> FileViewPath:
+        path = cls(folder / name)
+        path._origin, path._name = (*origin, folder), name
         return path
 
     def __fspath__(self) -> str:
@@ -61,8 +70,8 @@ class FileViewPath(type(Path())):  # type: ignore[misc]
         return _path_again, (self._origin, self._name)
 
 
-def _path_again(origin: tuple[str, str | None, str, int], name: str) -> FileViewPath:
-    return FileViewPath.of(file_dataset(*origin), origin, name)
+def _path_again(origin: tuple[str, str | None, str, int, Path], name: str) -> FileViewPath:
+    return FileViewPath._in(origin[4], origin[:4], name)
 
 
 @dataclass

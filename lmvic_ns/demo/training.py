@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nerfstudio.configs.method_configs import all_methods
-from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.pipelines.base_pipeline import Pipeline
 from torchvision.utils import save_image
 
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.splat.captures import captured_scene
 from lmvic_ns.splat.console import nerfstudio_quiet
-from lmvic_ns.splat.schedule import rescheduled
+from lmvic_ns.splat.short_training import eval_metrics, eval_views, short_training
 
 
 @dataclass(frozen=True)
@@ -40,48 +38,22 @@ def train(scene: Path, output: Path, steps: int, say: Callable[[str], None] = pr
         steps: training iterations.
         say: gets a line four times on the way, instead of nerfstudio's table.
     """
-    method: Any = all_methods["lmvic-splat"]
-    config: Any = rescheduled(method, steps)
-    config.data = config.pipeline.datamanager.data = scene
-    config.output_dir, config.experiment_name, config.timestamp = output, scene.name, "demo"
-    config.vis = "tensorboard"
-    config.viewer.quit_on_train_completion = True
-    config.steps_per_eval_image = config.steps_per_eval_all_images = 0
-    config.logging.local_writer.enable = False
-    config.save_config()
-    torch.manual_seed(config.machine.seed)
-    trainer: Any = config.setup()
-    trainer.setup()
-    pipeline: Any = trainer.pipeline
 
-    def tell(step: int) -> None:
-        if (step + 1) % max(1, steps // 4) == 0:
-            say(f"step {step + 1} of {steps}, {pipeline.model.num_points:,} Gaussians")
+    def tell(pipeline: Any, step: int) -> None:
+        if step % max(1, steps // 4) == 0:
+            say(f"step {step} of {steps}, {pipeline.model.num_points:,} Gaussians")
 
-    trainer.callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], tell))
-    trainer.train()
+    trainer, config_file = short_training(scene, output, steps, on_step=tell)
     # LPIPS would fetch weights, which the demo has no use for
-    pipeline.model.lpips.leave_out()
-    values = [
-        pipeline.model.get_image_metrics_and_images(pipeline.model.get_outputs_for_camera(camera), batch)[0]["psnr"]
-        for camera, batch in _eval_views(pipeline)
-    ]
-    # with few photographs nerfstudio keeps none for evaluation
-    psnr = sum(values) / len(values) if values else math.nan
-    return TrainedSplat(pipeline, config.get_base_dir() / "config.yml", psnr)
-
-
-def _eval_views(pipeline: Any) -> list[tuple[Any, dict]]:
-    pipeline.eval()
-    manager = pipeline.datamanager
-    return manager.fixed_indices_eval_dataloader if manager.eval_dataset else []
+    psnr = eval_metrics(trainer.pipeline, lpips=False).get("psnr", math.nan)
+    return TrainedSplat(trainer.pipeline, config_file, psnr)
 
 
 def write_pictures(pipeline: Any, folder: Path) -> list[Path]:
     """For each eval view one PNG: the photograph beside the rendering, expected and median depth below."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for index, (camera, batch) in enumerate(_eval_views(pipeline)):
+    for index, (camera, batch) in enumerate(eval_views(pipeline)):
         outputs = pipeline.model.get_outputs_for_camera(camera)
         _, pictures = pipeline.model.get_image_metrics_and_images(outputs, batch)
         depths = torch.cat([pictures["depth"], pictures["median_depth"]], dim=1)

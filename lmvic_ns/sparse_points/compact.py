@@ -34,9 +34,9 @@ POINTS_A_BYTE = 1024
 """No stream holds more: each point takes seven bits at least, of at least 0.0028 bits each."""
 POINTS_A_PIXEL = 16
 """Of all views of the file: bounds what a small file can ask for."""
-CELL_WIDTH = 2.2
-"""Width of cells in tolerances. With 1.15 every point of a cell would be near enough to its middle; wider cells are
-cheaper, although a fifth of the points then has to be halved."""
+CELL_WIDTHS = (1.6, 1.8, 2.0, 2.2, 2.5)
+"""Widths of cells in tolerances that are tried for each layer. With 1.15 every point of a cell would be near enough to its
+middle; wider cells are cheaper, although some of the points then have to be halved."""
 TIGHT = 0.2
 """Share of a layer's points whose tolerance is less than what its cells are made for."""
 SAMPLE = 20_000
@@ -88,19 +88,17 @@ def pack_compact(
     view = _choose_views(cameras, exact, tolerance, None if colours is None else colours[seen], colour_of)
     used, layer = np.unique(view, return_inverse=True)
     pixels, depth = np.empty((len(exact), 2)), np.empty(len(exact))
-    step, octave = np.empty(len(used), dtype=np.int64), np.empty(len(used), dtype=np.int64)
+    wide, deep = np.empty(len(used)), np.empty(len(used))
     for number, name in enumerate(used):
         which = np.flatnonzero(layer == number)
         pixels[which], depth[which], _ = cameras.project(name, exact[which])
-        wide = np.quantile(tolerance[which] * _scale(cameras, name, depth[which]), TIGHT) * CELL_WIDTH
-        deep = np.quantile(depth_tolerance[which] / depth[which], TIGHT) * CELL_WIDTH / 2
-        least = int(cameras.size[name].max()) * STEPS_A_PIXEL // ((1 << MAX_TREE_LEVELS) - 4) + 1
-        step[number] = np.clip(round(wide * STEPS_A_PIXEL), least, 65535)
-        octave[number] = np.clip(round(np.log(2) / max(deep, 1e-9)), 1, 65535)
-    grid = Grid(used, step, octave)
+        wide[number] = np.quantile(tolerance[which] * _scale(cameras, name, depth[which]), TIGHT)
+        deep[number] = np.quantile(depth_tolerance[which] / depth[which], TIGHT)
+    placed = _Placed(cameras, used, wide, deep, exact, layer, pixels, depth)
+    grid = placed.grid(placed.widths())
     points = _quantize(cameras, grid, exact, layer, pixels, depth).canonical()
     table = np.empty(len(used), dtype=_LAYER)
-    table["view"], table["step"], table["octave"] = used, step, octave
+    table["view"], table["step"], table["octave"] = used, grid.step, grid.octave
     return _HEAD.pack(len(points), len(used)) + table.tobytes() + encode_points(points, grid.tree_levels(cameras))
 
 
@@ -238,6 +236,45 @@ def _cover(cost: Float[np.ndarray, "v n"]) -> list[int]:
             return chosen
         chosen.append(view)
         best = np.minimum(best, cost[view])
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """Points in their layers, and the tolerances of each layer: across in pixels, along in depths."""
+
+    cameras: Pinholes
+    views: Int[np.ndarray, "layers"]
+    wide: Float[np.ndarray, "layers"]
+    deep: Float[np.ndarray, "layers"]
+    exact: Float[np.ndarray, "n 3"]
+    layer: Int[np.ndarray, "n"]
+    pixels: Float[np.ndarray, "n 2"]
+    depth: Float[np.ndarray, "n"]
+
+    def grid(self, widths: Float[np.ndarray, "layers"]) -> Grid:
+        """The grid with cells of these widths, in tolerances of each layer."""
+        least = self.cameras.size[self.views].max(axis=1) * STEPS_A_PIXEL // ((1 << MAX_TREE_LEVELS) - 4) + 1
+        step = np.clip(np.round(self.wide * widths * STEPS_A_PIXEL), least, 65535)
+        octave = np.clip(np.round(np.log(2) / np.maximum(self.deep * widths / 2, 1e-9)), 1, 65535)
+        return Grid(self.views, step.astype(np.int64), octave.astype(np.int64))
+
+    def widths(self) -> Float[np.ndarray, "layers"]:
+        """Of those in `CELL_WIDTHS` the one that takes the fewest bits, by layer; a sample of the points decides."""
+        count, layers = len(self.exact), len(self.views)
+        which = np.arange(count)
+        if count > SAMPLE:
+            which = np.sort(np.random.default_rng(0).choice(count, SAMPLE, replace=False))
+        layer = self.layer[which]
+        each = np.bincount(layer, minlength=layers)
+        costs = []
+        for width in CELL_WIDTHS:
+            grid = self.grid(np.full(layers, width))
+            found = _quantize(self.cameras, grid, self.exact[which], layer, self.pixels[which], self.depth[which])
+            halvings = np.bincount(found.layer, found.level, minlength=layers)
+            share = np.bincount(found.layer, found.level > 0, minlength=layers) / np.maximum(each, 1)
+            levels = sum(-part * np.log2(np.maximum(part, 1e-9)) for part in (share, 1 - share))
+            costs.append(3 * halvings + each * (levels - 3 * np.log2(width)))
+        return np.array(CELL_WIDTHS)[np.argmin(costs, axis=0)]
 
 
 def _quantize(

@@ -40,9 +40,10 @@ class FileDataset:
         weights: name or path; by default those that the file names.
         device: where the networks run.
         cache_bytes: bytes of decoded files that are kept; older ones go, and are decoded again if need be.
+        folder: of another process's dataset of the same file, which that process removes; by default one of its own.
 
     Attributes:
-        folder: of the dataset, removed at the end of the program.
+        folder: of the dataset, removed at the end of the program that it belongs to.
         paths: number and kind of each file that can be asked for, by its path relative to `folder`.
 
     Raises:
@@ -50,11 +51,16 @@ class FileDataset:
     """
 
     def __init__(
-        self, source: str | Path, weights: str | None = None, device: str = "cpu", cache_bytes: int = DEFAULT_CACHE
+        self,
+        source: str | Path,
+        weights: str | None = None,
+        device: str = "cpu",
+        cache_bytes: int = DEFAULT_CACHE,
+        folder: Path | None = None,
     ) -> None:
         self.file = LmvicFile(source if is_address(source) else Path(source), weights, device)
-        self.folder = Path(tempfile.mkdtemp(prefix="lmvic-data-"))
-        self._cleanup = weakref.finalize(self, shutil.rmtree, self.folder, True)
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="lmvic-data-"))
+        self._cleanup = weakref.finalize(self, shutil.rmtree, self.folder, True) if folder is None else None
         self._cache_bytes = cache_bytes
         self._made: OrderedDict[tuple[Kind, int], int] = OrderedDict()
         self._lock = threading.RLock()
@@ -129,7 +135,8 @@ class FileDataset:
     def close(self) -> None:
         """Let go of the file and remove the folder."""
         self.file.close()
-        self._cleanup()
+        if self._cleanup is not None:
+            self._cleanup()
 
     def _save(self, kind: Kind, view: int, path: Path) -> None:
         found = self.file[view]

@@ -1,0 +1,171 @@
+"""`lmvic eval downstream`: what coding costs a splat that is trained on the pictures."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from lmvic_ns._util.output import writing
+from lmvic_ns.errors import LmvicError
+
+if TYPE_CHECKING:
+    from lmvic_ns.evaluation.cache import ResultCache
+    from lmvic_ns.evaluation.downstream import Run
+    from lmvic_ns.evaluation.peers import Codec
+
+
+@dataclass(frozen=True)
+class DownstreamOptions:
+    """Train splats on originals and on what codecs give back, and compare them with held-out photographs.
+
+    Attributes:
+        scenes: Dataset folders with transforms.json and depth files or sparse points.
+        anchor: The codec that sets the sizes; one of ours. Weights may follow an @.
+        qualities: Comma-separated quality levels of the anchor, whole numbers of 0..63.
+        codecs: Comma-separated peers; each is taken at the settings whose files are nearest in size to the anchor's.
+        steps: Training steps of each splat.
+        downscale: Pictures so many times smaller, before anything else.
+        every: One view of so many is held out: never coded, never trained on.
+        repeats: Trainings on the originals, each with another seed; how far apart they end is what chance does.
+        weights: Weights of the codec: a name or a .safetensors file.
+        device: Device of the codec's networks: cpu, cuda or auto.
+        output: Folder for downstream.csv, downstream.md and the curves. Its folder `runs` keeps each finished training, so
+            that the same command goes on where it stopped.
+    """
+
+    scenes: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENE ...")]
+    anchor: str = "lmvic"
+    qualities: str = "12,24,36"
+    codecs: str = "jpeg,avif,x265-ldp-noinfo"
+    steps: int = 1000
+    downscale: int = 1
+    every: int = 8
+    repeats: int = 3
+    weights: str = "tiny"
+    device: str = "cpu"
+    output: Path = Path("lmvic-eval/downstream")
+
+
+def downstream(options: DownstreamOptions) -> None:
+    """Train splats on originals and on what codecs give back, and compare them with held-out photographs."""
+    from lmvic_ns._util.results import ResultsOutput
+    from lmvic_ns.evaluation.cache import ResultCache
+    from lmvic_ns.evaluation.downstream import lpips_at_hand, span_of
+    from lmvic_ns.evaluation.downstream_report import downstream_names, downstream_table, write_downstream
+    from lmvic_ns.evaluation.registry import make_codec
+    from lmvic_ns.evaluation.report import command_line
+    from lmvic_ns.workflows.options import weights_inputs
+
+    for name, least in (("steps", 1), ("downscale", 1), ("every", 2), ("repeats", 1)):
+        if getattr(options, name) < least:
+            raise LmvicError(f"--{name} must be at least {least}, not {getattr(options, name)}")
+    titles = [path.resolve().name for path in options.scenes]
+    if len(set(titles)) != len(titles):
+        raise LmvicError("two of the folders have the same name; results could not be told apart")
+    qualities = _qualities(options.qualities)
+    anchor = make_codec(options.anchor, weights=options.weights, device=options.device)
+    if not options.anchor.startswith("lmvic"):
+        raise LmvicError(f"--anchor takes a codec of ours, such as lmvic or lmvic-intra, not {options.anchor!r}")
+    names = [name.strip() for name in options.codecs.split(",") if name.strip()]
+    peers = [make_codec(name, weights=options.weights, device=options.device) for name in dict.fromkeys(names)]
+    for codec in (anchor, *peers):
+        span_of(codec)
+        codec.version()  # says what is missing before anything slow
+    inputs = (*options.scenes, *weights_inputs(options.weights))
+    remarks = [
+        f"Pictures {options.downscale} times smaller, {options.steps} steps, one view of {options.every} held out. Bytes are "
+        "those of all training views' files: pictures only, of ours with cameras and the depth that prediction needs, without "
+        "sparse points. The change is against the mean of the trainings on the originals"
+        + (", whose seeds differ by the ± given." if options.repeats > 1 else "."),
+    ]
+    remarks += [] if lpips_at_hand() else ["LPIPS is left out: its weights are not on this machine."]
+    clock = _Clock(len(options.scenes) * (options.repeats + len(qualities) * (1 + len(peers))))
+    with ResultsOutput(options.output, names=downstream_names(titles), inputs=inputs) as output:
+        cache = ResultCache(options.output / "runs")
+        runs: list[Run] = []
+        for path in options.scenes:
+            with tempfile.TemporaryDirectory(prefix="lmvic-downstream-") as folder:
+                runs += _measure(path, options, anchor, qualities, peers, cache, clock, Path(folder))
+        with writing(options.output):
+            write_downstream(runs, output.staging, command_line(), remarks)
+        for title in titles:
+            print(f"\n{title}\n\n{downstream_table([run for run in runs if run.images == title])}")
+        for written in output.keep():
+            print(written)
+
+
+class _Clock:
+    """How long trainings take, and so how long those that are left will."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+        self._took: list[float] = []
+
+    def count(self, started: float, cached: bool) -> str:
+        """Count a training; says how many are done and how much time the others will take."""
+        from lmvic_ns.report.terminal import duration_text
+
+        self.done += 1
+        if not cached:
+            self._took.append(time.perf_counter() - started)
+        left = self.total - self.done
+        words = f"{self.done} of {self.total}"
+        if left and self._took:
+            words += f", {duration_text(left * sum(self._took) / len(self._took))} left"
+        return words
+
+    def leave_out(self, count: int) -> None:
+        """So many trainings are not needed after all."""
+        self.total -= count
+
+
+def _measure(
+    path: Path,
+    options: DownstreamOptions,
+    anchor: Codec,
+    qualities: list[int],
+    peers: list[Codec],
+    cache: ResultCache,
+    clock: _Clock,
+    folder: Path,
+) -> list[Run]:
+    from lmvic_ns.evaluation.downstream import Coder, Trainings, choose_settings, prepare_scene
+    from lmvic_ns.report.terminal import progress, say
+
+    prepared = prepare_scene(path, folder / "training", downscale=options.downscale, every=options.every)
+    size = prepared.scene.cameras[0]
+    say(
+        f"{prepared.name}: {len(prepared.trained)} views of {int(size.width[0])}x{int(size.height[0])} to train on, "
+        f"{len(prepared.held_out)} held out; coding them to find settings of equal size"
+    )
+    coder = Coder(prepared, cache, folder / "files")
+    chosen = choose_settings(coder, anchor, qualities, peers)
+    clock.leave_out(len(qualities) * (1 + len(peers)) - len(chosen))
+    wanted: list[tuple[Codec | None, float, int]] = [(None, 0.0, seed) for seed in range(options.repeats)]
+    wanted += [(codec, setting, 0) for codec, setting, _ in chosen]
+    runs = []
+    for codec, setting, seed in wanted:
+        started = time.perf_counter()
+        with progress(f"{prepared.name}, training", options.steps) as step:
+            trainings = Trainings(prepared, cache, options.steps, lambda step=step: step(""))
+            run, cached = trainings.run(coder, codec, setting, seed)
+        runs.append(run)
+        what = f"{run.codec} {run.setting:g}" if codec is not None else f"{run.codec}, seed {seed}"
+        done = clock.count(started, cached)
+        say(f"{prepared.name}: {what}: {run.bytes:,} bytes, {run.psnr:.2f} dB{', done before' if cached else ''} ({done})")
+    return runs
+
+
+def _qualities(text: str) -> list[int]:
+    try:
+        levels = [int(level) for level in text.split(",")]
+    except ValueError:
+        levels = [-1]
+    if not all(0 <= level <= 63 for level in levels):
+        raise LmvicError(f"--qualities takes whole numbers of 0..63 with commas between them, not {text!r}")
+    return list(dict.fromkeys(levels))
