@@ -15,6 +15,7 @@ from lmvic_ns.report.details import WHITE_ERROR, ViewDetails
 from lmvic_ns.report.files import MARK
 from lmvic_ns.report.pictures import ViewPictures, data_url, tree_svg
 from lmvic_ns.report.results import EncodedFile
+from lmvic_ns.report.still_formats import FORMATS
 from lmvic_ns.report.terminal import duration_text, size_text
 from lmvic_ns.scene import MultiViewScene
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from lmvic_ns.report.report import Collector
 
 _EXACT = 99.0
-_FORMAT_NAMES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
+_FORMAT_NAMES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "jpeg_90": "JPEG of quality 90", "png": "PNG"}
 
 
 def report_page(encoded: EncodedFile, collected: Collector, data: dict[str, Any]) -> str:
@@ -88,12 +89,20 @@ def lead(data: dict[str, Any]) -> str:
         words = f"{size_text(before)} to <b>{size_text(total)}</b>, {ratio} than the captured files"
         if data["downscale"] > 1:
             words += f" (at 1/{data['downscale']} of their width and height)"
-    jpeg = data["same_pictures"]["equal_jpeg_bytes"]
     if worst["psnr"] >= _EXACT:
         return f"{words}; every picture is exact; {_duration(data)}."
-    words += f"; {jpeg / total:.1f} times smaller than JPEG of equal quality" if jpeg > total else ""
+    words += _against_jpeg(data)
     quality = f"Mean {data['psnr']:.1f} dB; worst view {_text(worst['name'])}, {worst['psnr']:.1f} dB"
     return f"{words}. {quality}. Made in {_duration(data)}."
+
+
+def _against_jpeg(data: dict[str, Any]) -> str:
+    jpeg, total = data["other_formats"].get("jpeg"), data["bytes"]["total"]
+    if jpeg is None or not jpeg["reached"]:
+        return ""
+    ratio = jpeg["bytes"] / total
+    words = f"{ratio:.1f} times smaller" if ratio >= 1 else f"{1 / ratio:.1f} times larger"
+    return f"; {words} than JPEG of equal quality"
 
 
 def histogram(values: Sequence[float]) -> str:
@@ -239,22 +248,24 @@ def _bytes(data: dict[str, Any]) -> str:
 
 
 def _other_formats(data: dict[str, Any]) -> str:
-    total, same = data["bytes"]["total"], data["same_pictures"]
+    total, other, count = data["bytes"]["total"], data["other_formats"], len(data["views"])
     rows = [["this file, with cameras, depth and all", size_text(total), "1.00", f"{data['psnr']:.2f} dB"]]
-
-    def row(name: str, size: int | None, quality: str) -> None:
-        if size:
-            rows.append([name, size_text(size), f"{size / total:.2f}", quality])
-
-    row("JPEG", same["equal_jpeg_bytes"], f"{same['equal_jpeg_psnr']:.2f} dB")
-    sampled = 0
-    for name, found in data["equal_quality"].items():
-        sampled = found["views"]
-        row(_FORMAT_NAMES[name], found["estimated_bytes"], "the same")
-    row("JPEG of quality 90", same["jpeg_90_bytes"], f"{same['jpeg_90_psnr']:.2f} dB")
-    row("PNG", same["png_bytes"], "exact")
-    row(f"the {data['captured_files']['count']} captured files", data["captured_files"]["bytes"], "")
-    note = "" if not sampled else f'<p class="soft">WebP and AVIF: from {sampled} views, in proportion.</p>'
+    for name, title in _FORMAT_NAMES.items():
+        found = other.get(name)
+        if found is None:
+            continue
+        quality = f"{found['psnr']:.2f} dB" if found["psnr"] < _EXACT else "exact"
+        if name in FORMATS:
+            quality = "the same" if found["reached"] else f"at most {quality}"
+        rows.append([title, size_text(found["bytes"]), f"{found['bytes'] / total:.2f}", quality])
+    captured = data["captured_files"]
+    if captured["bytes"]:
+        size = captured["bytes"]
+        rows.append([f"the {captured['count']} captured files", size_text(size), f"{size / total:.2f}", "as captured"])
+    measured = other["measured_views"]
+    words = "all" if measured == count else f"{measured} of the"
+    rest = "" if measured == count else ", spread over the scene, and scaled up to all by the number of pixels"
+    note = f'<p class="soft">The other formats were measured on {words} {count} views{rest}.</p>' if measured else ""
     return _table(["stored as", "size", "times this file", "quality"], rows) + note
 
 
