@@ -31,6 +31,7 @@ _CODING_HELP = (
 )
 STEPS = ("Previous", "Next")
 WORST = "Next worst"
+SWITCH_COLOURS = "Switch dark and light"
 
 
 class ViewPage:
@@ -41,7 +42,7 @@ class ViewPage:
         source: what to show.
         thumbnails: decode every view once, in the background, for the pictures in the cameras.
         root: folder that the server hands out (`client.own_client`), None where it is viser's own.
-        dark: light words on a dark page.
+        dark: light words on a dark page for everyone; else each browser's own setting counts, where `root` is given.
 
     Attributes:
         shown: number of the view on show.
@@ -63,16 +64,13 @@ class ViewPage:
         self._spent, self._problem = 0.0, source.trouble
         self._failed: set[int] = set()
         self._thumbnails_wanted = thumbnails
-        server.gui.configure_theme(
-            control_layout="collapsible",
-            control_width="large",
-            show_logo=False,
-            dark_mode=dark,
-            # our style sheet hides the button; without it, viser 0.2.7 breaks in narrow windows where it is taken away
-            show_share_button=root is not None,
-        )
+        # our style sheet hides the share button; viser 0.2.7 breaks in narrow windows where it is taken away
+        self._theme = {"control_layout": "collapsible", "control_width": "large", "show_logo": False}
+        self._theme |= {"show_share_button": root is not None}
+        self._dark_clients: set[int] = set()
+        server.gui.configure_theme(**self._theme, dark_mode=dark)
         self.space = Space(server, source, self.shown, self.go)
-        self._add_panel()
+        self._add_panel(follow_browser=root is not None and not dark)
         self._draw_sparse()
         self._worker = threading.Thread(target=self._work_ahead, name="work ahead", daemon=True)
         # the page is there at once, and says that the first view is being decoded
@@ -82,7 +80,7 @@ class ViewPage:
 
     # --- the panel ------------------------------------------------------------------------------------------------
 
-    def _add_panel(self) -> None:
+    def _add_panel(self, *, follow_browser: bool) -> None:
         gui, source = self.server.gui, self.source
         gui.add_markdown(self._headline())
         for words in filter(None, (source.trouble, source.note)):
@@ -112,6 +110,13 @@ class ViewPage:
         self._words = gui.add_markdown("", visible=False)
         self._pictures = {name: PanelImage(gui, "") for name in ("prediction", "error", "disparity", "depth")}
         self._chart = gui.add_plotly(self._figure(), aspect=1.0, visible=False)
+        if follow_browser:  # the page's script hides this button, and presses it where the browser's setting is another
+            gui.add_button(SWITCH_COLOURS).on_click(self._switch_colours)
+
+    def _switch_colours(self, event: Any) -> None:
+        """Dark for one browser, or light again."""
+        self._dark_clients ^= {event.client_id}
+        event.client.gui.configure_theme(**self._theme, dark_mode=event.client_id in self._dark_clients)
 
     def _add_drawing_options(self) -> None:
         gui, source = self.server.gui, self.source
