@@ -92,8 +92,9 @@ def test_it_works_in_a_browser(report: Path) -> None:
         cut = browser.execute_script("return getComputedStyle(document.querySelector('.compare')).getPropertyValue('--cut')")
         assert cut == "20%"
         overflow = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        for width in (1000, 500):
-            browser.set_window_size(width, 900)
+        for width in (1600, 900, 400):
+            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
             assert browser.execute_script(overflow) <= 0, width
         screenshot(browser, "report")
 
