@@ -67,10 +67,11 @@ class ViewPage:
         # our style sheet hides the share button; viser 0.2.7 breaks in narrow windows where it is taken away
         self._theme = {"control_layout": "collapsible", "control_width": "large", "show_logo": False}
         self._theme |= {"show_share_button": root is not None}
-        self._dark_clients: set[int] = set()
         server.gui.configure_theme(**self._theme, dark_mode=dark)
         self.space = Space(server, source, self.shown, self.go)
-        self._add_panel(follow_browser=root is not None and not dark)
+        self._add_panel()
+        if root is not None and not dark:
+            server.on_client_connect(self._follow_browser)
         self._draw_sparse()
         self._worker = threading.Thread(target=self._work_ahead, name="work ahead", daemon=True)
         # the page is there at once, and says that the first view is being decoded
@@ -80,7 +81,7 @@ class ViewPage:
 
     # --- the panel ------------------------------------------------------------------------------------------------
 
-    def _add_panel(self, *, follow_browser: bool) -> None:
+    def _add_panel(self) -> None:
         gui, source = self.server.gui, self.source
         gui.add_markdown(self._headline())
         for words in filter(None, (source.trouble, source.note)):
@@ -110,13 +111,17 @@ class ViewPage:
         self._words = gui.add_markdown("", visible=False)
         self._pictures = {name: PanelImage(gui, "") for name in ("prediction", "error", "disparity", "depth")}
         self._chart = gui.add_plotly(self._figure(), aspect=1.0, visible=False)
-        if follow_browser:  # the page's script hides this button, and presses it where the browser's setting is another
-            gui.add_button(SWITCH_COLOURS).on_click(self._switch_colours)
 
-    def _switch_colours(self, event: Any) -> None:
-        """Dark for one browser, or light again."""
-        self._dark_clients ^= {event.client_id}
-        event.client.gui.configure_theme(**self._theme, dark_mode=event.client_id in self._dark_clients)
+    def _follow_browser(self, client: Any) -> None:
+        """A button that the page's script hides, and presses where the browser's setting is another than the page's."""
+        dark = False
+
+        def switch(_: Any) -> None:
+            nonlocal dark
+            dark = not dark
+            client.gui.configure_theme(**self._theme, dark_mode=dark)
+
+        client.gui.add_button(SWITCH_COLOURS).on_click(switch)
 
     def _add_drawing_options(self) -> None:
         gui, source = self.server.gui, self.source
