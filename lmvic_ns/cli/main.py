@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
@@ -138,10 +139,18 @@ def run(args: Sequence[str], commands: Mapping[str, Command] = COMMANDS) -> int:
     verbose = VERBOSE in rest
     try:
         with libraries_quiet(not verbose):
-            status = _call(commands[name].load(), f"lmvic {name}", [word for word in rest if word != VERBOSE])
+            words = [with_home(word) for word in rest if word != VERBOSE]
+            status = _call(commands[name].load(), f"lmvic {name}", words)
     except ImportError as error:
         raise missing_package(error, f"lmvic {name}") from error
     return status if isinstance(status, int) else 0
+
+
+def with_home(word: str) -> str:
+    """An argument with the home folder in place of a leading `~`, which shells leave where it is quoted or follows `=`."""
+    option, sign, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
+    is_home = value == "~" or value.startswith("~/")
+    return option + sign + os.path.expanduser(value) if is_home and not os.path.lexists(value) else word
 
 
 def _call(function: Callable[..., Any], program: str, args: list[str]) -> Any:
