@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from lmvic_ns._util.endings import run_cleanly
+from lmvic_ns._util.exit_status import run_cleanly
 from lmvic_ns.cli import main as cli
 from lmvic_ns.errors import SceneError
 
@@ -105,7 +105,7 @@ def test_help_is_light():
 # --- how a program ends ------------------------------------------------------------------------------------------------
 
 
-PRINT = "import sys; from lmvic_ns._util.endings import run_cleanly; sys.exit(run_cleanly('lmvic', lambda: {}))"
+PRINT = "import sys; from lmvic_ns._util.exit_status import run_cleanly; sys.exit(run_cleanly('lmvic', lambda: {}))"
 
 
 def ended(body: str, environment: dict[str, str] | None = None, tail: str = "") -> subprocess.CompletedProcess[str]:

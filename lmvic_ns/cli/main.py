@@ -16,7 +16,7 @@ from dataclasses import dataclass, is_dataclass
 from typing import Any, get_type_hints
 
 from lmvic_ns import __version__
-from lmvic_ns._util.endings import run_cleanly
+from lmvic_ns._util.exit_status import run_cleanly
 from lmvic_ns._util.libraries import libraries_quiet
 from lmvic_ns.errors import LmvicError
 
@@ -183,7 +183,7 @@ def _complain(args: Sequence[str], commands: Mapping[str, Command]) -> int:
 
 
 def entrypoint() -> None:
-    """The console script. A user error is one line on stderr and exit status 2; Ctrl-C is 130 (see `_util.endings`)."""
+    """The console script. A user error is one line on stderr and exit status 2; Ctrl-C is 130 (see `_util.exit_status`)."""
     sys.exit(run_cleanly("lmvic", lambda: run(sys.argv[1:])))
 
 
