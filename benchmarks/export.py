@@ -136,7 +136,7 @@ def run_scene(name: str, config: Path, options: Options) -> list[Row]:
             ms_ssim=report["ms_ssim"],
             depth_share=report["bytes"]["depth"] / size,
             jpeg_files=report["captured_files"]["bytes"] / size,
-            jpeg_equal=report["same_pictures"]["equal_jpeg_bytes"] / size,
+            jpeg_equal=report["other_formats"]["jpeg"]["bytes"] / size,
             x265_bpp=rate_at(curve, report["psnr"]),
             encode_s=report["seconds"]["encode"],
             check_s=report["seconds"]["decode and measure"],

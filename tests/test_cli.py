@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from lmvic_ns._util.endings import run_cleanly
+from lmvic_ns._util.exit_status import run_cleanly
 from lmvic_ns.cli import main as cli
 from lmvic_ns.errors import SceneError
 
@@ -105,7 +105,7 @@ def test_help_is_light():
 # --- how a program ends ------------------------------------------------------------------------------------------------
 
 
-PRINT = "import sys; from lmvic_ns._util.endings import run_cleanly; sys.exit(run_cleanly('lmvic', lambda: {}))"
+PRINT = "import sys; from lmvic_ns._util.exit_status import run_cleanly; sys.exit(run_cleanly('lmvic', lambda: {}))"
 
 
 def ended(body: str, environment: dict[str, str] | None = None, tail: str = "") -> subprocess.CompletedProcess[str]:
@@ -161,3 +161,13 @@ def test_what_the_machine_refuses_is_one_line(error, line, capsys):
 def test_bugs_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         run_cleanly("lmvic", lambda: 1 // 0)
+
+
+def test_a_quoted_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    home = str(tmp_path / "home")
+    words = {"~/scene": f"{home}/scene", "~": home, "--report=~/r": f"--report={home}/r", "~other": "~other", "a~/b": "a~/b"}
+    assert {word: cli.with_home(word) for word in words} == words
+    (tmp_path / "~").mkdir()
+    assert cli.with_home("~") == "~", "a folder of this name is itself"

@@ -156,8 +156,8 @@ def test_a_long_encode_says_early_what_it_takes(tmp_path: Path, weights: Path, m
     options = ("--weights", weights, "--device", "cpu", "--effort", "fast")
     assert lmvic(monkeypatch, "encode", scene, tmp_path / "a.lmvic", *options) == 0
     lines = capsys.readouterr().out.splitlines()
-    (outlook,) = [line for line in lines if line.startswith("after 6 of 12 views: about")]
-    assert " dB and " in outlook and outlook.endswith("in all")
+    (forecast,) = [line for line in lines if line.startswith("after 6 of 12 views: about")]
+    assert " dB and " in forecast and forecast.endswith("in all")
 
 
 def test_effort_is_an_argument(room: Path, weights: Path, tmp_path: Path) -> None:

@@ -266,3 +266,10 @@ def test_messages_name_the_model(colmap: Path, tmp_path: Path) -> None:
     Image.new("RGB", (32, 32)).save(colmap / "images" / "a" / "1.jpg")
     with pytest.raises(SceneError, match="but the COLMAP model says 64 x 48"):
         MultiViewScene.from_dataset(colmap)
+
+
+def test_the_viewer_offers_stereo_for_points_of_colmap(colmap: Path) -> None:
+    pytest.importorskip("viser", reason="viser is not installed: pip install 'lmvic-ns[viewer]'")
+    from lmvic_ns.viewer.sources import SceneSource
+
+    assert "--stereo" in SceneSource(colmap).note

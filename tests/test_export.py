@@ -17,7 +17,7 @@ from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.bitstream.writer import Writer
 from lmvic_ns.codec.multiview import load_codec
 from lmvic_ns.errors import BitstreamError, LmvicError
-from lmvic_ns.report.report import jpeg_as_good
+from lmvic_ns.report.still_formats import as_good
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.scene.ply import read_points
 from lmvic_ns.sparse_points.exact import SparsePoints, pack_points, unpack_points, write_ply
@@ -150,8 +150,9 @@ def test_report_adds_up_and_loads_nothing(room, weights, tmp_path, monkeypatch):
     assert sum(value for part, value in split.items() if part != "total") == split["total"] == path.stat().st_size
     assert data["captured_files"]["bytes"] == sum(p.stat().st_size for p in (room / "images").iterdir())
     assert data["psnr"] == pytest.approx(np.mean([view["psnr"] for view in data["views"]]))
-    stored = data["same_pictures"]
-    assert stored["equal_jpeg_psnr"] >= data["psnr"] and 0 < stored["equal_jpeg_bytes"] < stored["png_bytes"]
+    other = data["other_formats"]
+    assert other["measured_views"] == 4 and other["jpeg"]["psnr"] >= data["psnr"]
+    assert 0 < other["jpeg"]["bytes"] < other["png"]["bytes"]
     assert "://" not in page and page.count("<img") == page.count('src="data:image/') == 4 * 5 + 4 + 3 * 6
     assert page.count("<circle") == 4 and 'stroke-width="1.6"' in page
 
@@ -159,11 +160,11 @@ def test_report_adds_up_and_loads_nothing(room, weights, tmp_path, monkeypatch):
 def test_jpeg_as_good_is_the_smallest_that_is():
     grey = (np.random.default_rng(0).random((40, 48)) * 255).astype(np.uint8)
     pixels = np.asarray(Image.fromarray(grey).resize((96, 80), Image.Resampling.BICUBIC).convert("RGB"))
-    size, quality = jpeg_as_good(pixels, 25.0)
-    smaller, worse = jpeg_as_good(pixels, 22.0)
+    size, quality = as_good("jpeg", pixels, 25.0)
+    smaller, worse = as_good("jpeg", pixels, 22.0)
     assert quality >= 25.0 and 22.0 <= worse < quality and smaller < size
     # nothing reaches 90 dB: the best that there is
-    assert 25.0 < jpeg_as_good(pixels, 90.0)[1] < 90.0
+    assert 25.0 < as_good("jpeg", pixels, 90.0)[1] < 90.0
 
 
 def test_verification_notices_a_difference(room, weights, tmp_path):

@@ -101,11 +101,14 @@ def test_what_is_not_kept_is_said(copy: Path) -> None:
     picture.save(second, icc_profile=bytes(16) + b"GRAY" + bytes(108))
     picture.save(third, save_all=True, append_images=[picture.rotate(90)])
     (copy / "labels.json").write_text("{}")
-    edit(copy, lambda meta: meta["frames"][0].update(semantics_path="labels.json"))
+    edit(copy, lambda meta: meta["frames"][0].update(semantics_path="labels.json", mask_path="mask.gif"))
+    mask = Image.new("L", picture.size)
+    mask.save(copy / "mask.gif", save_all=True, append_images=[mask.point(lambda _: 255)])
     lines = dataset_inputs(copy).not_kept()
     assert lines == [
         f"1 pictures with a colour profile of grey or CMYK values: they are coded as RGB without it ({second.name})",
         f"1 pictures that are animations or have several pages: the first is coded ({third.name})",
+        "1 masks that are animations or have several pages: the first is kept (mask.gif)",
         "1 files that the key semantics_path names",
     ]
     with pytest.raises(SceneError, match="not kept would be: 1 pictures"):

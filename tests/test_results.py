@@ -196,7 +196,7 @@ def test_a_pipe_is_no_input_either(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
 def test_every_signal_that_ends_a_program_leaves_nothing_half(name: str, status: int, tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys, time; from pathlib import Path; from lmvic_ns._util.endings import run_cleanly\n"
+        "import os, signal, sys, time; from pathlib import Path; from lmvic_ns._util.exit_status import run_cleanly\n"
         "from lmvic_ns._util.results import ResultsOutput\n"
         "def call():\n"
         "    with ResultsOutput(Path(sys.argv[1])) as output:\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lmvic_ns._util.endings import make_folder, run_cleanly
+from lmvic_ns._util.exit_status import make_folder, run_cleanly
 from lmvic_ns._util.output import check_file
 from lmvic_ns.cli.main import run, usage
 from lmvic_ns.errors import LmvicError

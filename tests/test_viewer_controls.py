@@ -92,6 +92,21 @@ def test_the_photograph_comes_first_and_is_compared(page: tuple[ViewPage, str], 
 
 @pytest.mark.slow
 @pytest.mark.flaky(reruns=1)
+def test_the_page_has_the_colours_of_the_browser(page: tuple[ViewPage, str], browser, capfd):
+    _, address = page
+    scheme = "return document.documentElement.dataset.mantineColorScheme"
+    for wanted in ("dark", "light"):
+        feature = {"name": "prefers-color-scheme", "value": wanted}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        browser.get(address)
+        wait_for("the decoded view", lambda: stage(browser)[0])
+        wait_for(f"a {wanted} page", lambda: browser.execute_script(scheme) == wanted)  # noqa: B023
+        assert "Switch dark and light" not in text(browser)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.flaky(reruns=1)
 def test_cameras_and_coding_on_request(page: tuple[ViewPage, str], browser):
     view, address = page
     order, parent = view.source.tree.order, view.source.tree.parent

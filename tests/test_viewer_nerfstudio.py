@@ -15,7 +15,7 @@ from browser import click, pictures, screenshot, text, wait_for
 
 from lmvic_ns.demo.scene import DemoSceneConfig, write_demo_scene
 from lmvic_ns.splat.live import OUTPUTS, pinhole
-from lmvic_ns.splat.panel import TITLE
+from lmvic_ns.splat.panel import TAB, TITLE
 
 pytestmark = pytest.mark.slow
 
@@ -114,6 +114,9 @@ def test_nearest_is_never_the_photograph_itself_and_the_same_in_the_outputs(
 def test_the_panel_in_a_browser(pipeline: Any, viewer: Any, browser: Any):
     panel = pipeline.model.correspondence
     browser.get(f"http://127.0.0.1:{viewer.viser_server.get_port()}")
+    wait_for("nerfstudio's own tab", lambda: "Output type" in text(browser))
+    assert "Custom Elements" not in text(browser), "an empty folder is left in nerfstudio's own tab"
+    click(browser, f"//button[@role='tab'][contains(., '{TAB}')]")
     wait_for("the panel's pictures", lambda: len(pictures(browser)) == 5)
     assert TITLE in text(browser) and "match: the reference shows" in text(browser)
     assert len(text(browser).split(TITLE)[1]) < 700, "long explanations belong into hints"

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
-from lmvic_ns._util.endings import is_disk_full, make_folder
+from lmvic_ns._util.exit_status import is_disk_full, make_folder
 from lmvic_ns.errors import LmvicError, SceneError
 
 LIST_NAME = ".lmvic-files.json"
@@ -42,7 +42,7 @@ def writing(path: Path) -> Iterator[None]:
         raise LmvicError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
 
 
-def settled(path: Path) -> Path:
+def resolved_path(path: Path) -> Path:
     """The absolute path that a path stands for, links followed; its end need not exist.
 
     Raises:
@@ -63,6 +63,9 @@ def settled(path: Path) -> Path:
     return place
 
 
+settled = resolved_path  # its name in training/files.py, which is being changed elsewhere
+
+
 def check_apart(output: Path, inputs: Iterable[Path]) -> None:
     """Refuse an output that is an input, contains one, or lies inside a folder that is one.
 
@@ -73,7 +76,7 @@ def check_apart(output: Path, inputs: Iterable[Path]) -> None:
     Raises:
         SceneError: says which input is in danger.
     """
-    place = settled(output)
+    place = resolved_path(output)
     exists = place.exists()
     for given in inputs:
         source = _real(given)
@@ -122,7 +125,7 @@ def check_file(
     Raises:
         LmvicError: what is in the way, and what to do.
     """
-    place = settled(path)
+    place = resolved_path(path)
     check_apart(path, inputs)
     if place.is_dir():
         raise SceneError(f"{path}: is a folder; give the name of a file, such as {path / 'scene.lmvic'}")
@@ -142,7 +145,7 @@ def check_new(path: Path, *, inputs: Iterable[Path] = ()) -> None:
     Raises:
         LmvicError: what is in the way, and what to do.
     """
-    if settled(path).exists():
+    if resolved_path(path).exists():
         raise SceneError(f"{path}: exists already; choose another name, or move it away")
     check_file(path, inputs=inputs, ours=lambda _: False, kind="new")
 
@@ -158,7 +161,7 @@ def check_folder(folder: Path, *, inputs: Iterable[Path] = (), overwrite: bool =
     Raises:
         SceneError: what is in the way, and what to do.
     """
-    place = settled(folder)
+    place = resolved_path(folder)
     if place.exists() and not place.is_dir():
         raise SceneError(f"{folder}: is a file; give the name of a folder for the dataset")
     check_apart(folder, inputs)
@@ -218,7 +221,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         LmvicError: the disk is full, the folder is not writable, ...
     """
-    place = settled(path)
+    place = resolved_path(path)
     check_plain(path)
     partial = place.with_name(f"{STAGING_PREFIX}{os.getpid()}-{place.name}")
     with writing(path):
@@ -317,7 +320,7 @@ class FolderOutput:
     ) -> None:
         check_folder(folder, inputs=inputs, overwrite=overwrite)
         self.folder, self._last = folder, last
-        self._place = settled(folder)
+        self._place = resolved_path(folder)
         self._old = read_list(self._place) or {}
         self._made = [path for path in (self._place, *self._place.parents) if not path.exists()]
         try:

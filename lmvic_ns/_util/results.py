@@ -18,7 +18,7 @@ from lmvic_ns._util.output import (
     lock_folder,
     read_list,
     remove_abandoned,
-    settled,
+    resolved_path,
     write_list,
     writing,
 )
@@ -45,7 +45,7 @@ class ResultsOutput:
     """
 
     def __init__(self, folder: Path, *, names: Iterable[str] = (), inputs: Iterable[Path] = ()) -> None:
-        self.folder, self._place = folder, settled(folder)
+        self.folder, self._place = folder, resolved_path(folder)
         if self._place.exists() and not self._place.is_dir():
             raise SceneError(f"{folder}: is a file; give the name of a folder for the results")
         check_apart(folder, inputs)

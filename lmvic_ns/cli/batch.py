@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from lmvic_ns._util.endings import INTERRUPTED, MISTAKE
+from lmvic_ns._util.exit_status import INTERRUPTED, MISTAKE
 from lmvic_ns.cli.encoding import EncodeConfig
 from lmvic_ns.cli.scene_process import Answer, SceneProcess, Watcher, failed, scene_task, threads_each
 from lmvic_ns.errors import LmvicError

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from lmvic_ns import __version__
-from lmvic_ns._util.endings import MISTAKE
+from lmvic_ns._util.exit_status import MISTAKE
 from lmvic_ns._util.libraries import libraries_are_quiet
 from lmvic_ns.cli.scene_process import Answer, SceneProcess, Watcher, failed, threads_each
 from lmvic_ns.errors import LmvicError

@@ -17,7 +17,7 @@ class OutputOptions:
 
 
 @dataclass(kw_only=True)
-class Answering(OutputOptions):
+class JsonOutputOptions(OutputOptions):
     """Whether a command prints text for people or JSON for scripts."""
 
     json: bool = False

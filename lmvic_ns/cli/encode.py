@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from lmvic_ns._util.endings import INTERRUPTED, MISTAKE, ending_of
-from lmvic_ns.cli.common import Answering
+from lmvic_ns._util.exit_status import INTERRUPTED, MISTAKE, exit_message
+from lmvic_ns.cli.common import JsonOutputOptions
 from lmvic_ns.cli.encoding import DepthChoice, EncodeConfig, encode_one
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.workflows.options import CodingOptions
@@ -96,11 +96,11 @@ def _encode_all(config: EncodeConfig, pairs: Sequence[tuple[Path, Path]]) -> tup
         try:
             status, found = encode_one(config, scene, file, restartable=True)
         except Exception as error:
-            ending = ending_of(error)
-            if ending is None or ending.status != MISTAKE:
+            message = exit_message(error)
+            if message is None or message.status != MISTAKE:
                 raise
-            print(f"lmvic: {ending.line}", file=sys.stderr)
-            status, found = MISTAKE, [{"file": str(file), "error": ending.line}]
+            print(f"lmvic: {message.line}", file=sys.stderr)
+            status, found = MISTAKE, [{"file": str(file), "error": message.line}]
         results += found
         worst = max(worst, status)
         if status == INTERRUPTED:
@@ -109,7 +109,7 @@ def _encode_all(config: EncodeConfig, pairs: Sequence[tuple[Path, Path]]) -> tup
 
 
 @dataclass
-class EstimateConfig(CodingOptions, Answering):
+class EstimateConfig(CodingOptions, JsonOutputOptions):
     """What a scene would take at the named qualities, from a few of its views."""
 
     dataset: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SCENE")]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from lmvic_ns.cli.common import Answering
+from lmvic_ns.cli.common import JsonOutputOptions
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.workflows.options import CodingOptions, weights_inputs
 
@@ -24,7 +24,7 @@ DepthChoice = Literal["auto", "files", "stereo", "none"]
 
 
 @dataclass
-class EncodeConfig(CodingOptions, Answering):
+class EncodeConfig(CodingOptions, JsonOutputOptions):
     """Code a dataset into one file; no splat is needed."""
 
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENE [SCENE ...] FILE")]
@@ -125,7 +125,7 @@ def _marked(mark: Mark, restartable: bool) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        mark.settle()
+        mark.remove_if_nothing_begun()
         raise
     mark.take_away()
 

@@ -9,11 +9,11 @@ from typing import Annotated
 
 import tyro
 
-from lmvic_ns.cli.common import Answering, ReadingLimits
+from lmvic_ns.cli.common import JsonOutputOptions, ReadingLimits
 
 
 @dataclass
-class FileConfig(ReadingLimits, Answering):
+class FileConfig(ReadingLimits, JsonOutputOptions):
     """An .lmvic file."""
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]

@@ -9,13 +9,14 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import Any, get_type_hints
 
 from lmvic_ns import __version__
-from lmvic_ns._util.endings import run_cleanly
+from lmvic_ns._util.exit_status import run_cleanly
 from lmvic_ns._util.libraries import libraries_quiet
 from lmvic_ns.errors import LmvicError
 
@@ -139,10 +140,18 @@ def run(args: Sequence[str], commands: Mapping[str, Command] = COMMANDS) -> int:
     verbose = VERBOSE in rest
     try:
         with libraries_quiet(not verbose):
-            status = _call(commands[name].load(), f"lmvic {name}", [word for word in rest if word != VERBOSE])
+            words = [with_home(word) for word in rest if word != VERBOSE]
+            status = _call(commands[name].load(), f"lmvic {name}", words)
     except ImportError as error:
         raise missing_package(error, f"lmvic {name}") from error
     return status if isinstance(status, int) else 0
+
+
+def with_home(word: str) -> str:
+    """An argument with the home folder in place of a leading `~`, which shells leave where it is quoted or follows `=`."""
+    option, sign, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
+    is_home = value == "~" or value.startswith("~/")
+    return option + sign + os.path.expanduser(value) if is_home and not os.path.lexists(value) else word
 
 
 def _call(function: Callable[..., Any], program: str, args: list[str]) -> Any:
@@ -175,7 +184,7 @@ def _complain(args: Sequence[str], commands: Mapping[str, Command]) -> int:
 
 
 def entrypoint() -> None:
-    """The console script. A user error is one line on stderr and exit status 2; Ctrl-C is 130 (see `_util.endings`)."""
+    """The console script. A user error is one line on stderr and exit status 2; Ctrl-C is 130 (see `_util.exit_status`)."""
     sys.exit(run_cleanly("lmvic", lambda: run(sys.argv[1:])))
 
 

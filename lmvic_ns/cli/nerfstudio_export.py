@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lmvic_ns._util.endings import run_cleanly
+from lmvic_ns._util.exit_status import run_cleanly
 from lmvic_ns.workflows.options import CodingOptions, weights_inputs
 
 

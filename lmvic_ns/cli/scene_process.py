@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lmvic_ns import __version__
-from lmvic_ns._util.endings import INTERRUPTED, MISTAKE, ending_of
+from lmvic_ns._util.exit_status import INTERRUPTED, MISTAKE, exit_message
 from lmvic_ns._util.libraries import libraries_quiet
 from lmvic_ns.cli.encoding import EncodeConfig, encode_one
 
@@ -46,8 +46,8 @@ class Watcher(Protocol):
 
 def failed(error: Exception) -> Answer:
     """The answer for a scene whose process could not even be started."""
-    ending = ending_of(error)
-    return {"status": MISTAKE, "error": ending.line if ending is not None else f"{type(error).__name__}: {error}"}
+    message = exit_message(error)
+    return {"status": MISTAKE, "error": message.line if message is not None else f"{type(error).__name__}: {error}"}
 
 
 def scene_task(config: EncodeConfig, scene: Path, file: Path) -> dict[str, Any]:
@@ -198,19 +198,19 @@ def main() -> None:
     try:
         found = _encode(task, answers)
     except BaseException as error:
-        ending = ending_of(error)
-        if ending is None:
+        message = exit_message(error)
+        if message is None:
             line = f"{type(error).__name__}: {' '.join(str(error).split())} (this is a bug: please report it)"
             found = {"status": MISTAKE, "error": line, "trace": traceback.format_exc()}
         else:
-            found = {"status": ending.status, "error": ending.line, "busy": type(error).__name__ == "BusyError"}
+            found = {"status": message.status, "error": message.line, "busy": type(error).__name__ == "BusyError"}
     over.set()
     answers.write(found)
     sys.exit(0)
 
 
 def _encode(task: Mapping[str, Any], answers: _Answers) -> Answer:
-    from lmvic_ns._util.endings import remove_empty_folders
+    from lmvic_ns._util.exit_status import remove_empty_folders
     from lmvic_ns.report.terminal import listened_to, quiet
 
     options = dict(task["options"])

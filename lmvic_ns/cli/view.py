@@ -53,7 +53,7 @@ class ViewOptions:
     stereo: bool = False
     """For a dataset without depth files: compute depth by plane sweep stereo first, as `lmvic encode` does."""
     dark: bool = False
-    """Dark colours. A page of --static follows the browser's setting instead."""
+    """Dark colours for every visitor. By default the page follows the setting of the visitor's browser."""
     thumbnails: bool = True
     """Decode all views in the background, for the thumbnails and the list of the worst views."""
 

@@ -43,15 +43,11 @@ def print_table(data: dict[str, Any]) -> None:
     table.add_column("stored as")
     for title in ("bytes", "bits a pixel", "PSNR, dB"):
         table.add_column(title, justify="right")
-    split = data["bytes"]
+    split, other = data["bytes"], data["other_formats"]
     rows = [
         ("captured files (lossless PNG)", data["captured_files"]["bytes"], "exact"),
-        ("JPEG of quality 90", data["same_pictures"]["jpeg_90_bytes"], f"{data['same_pictures']['jpeg_90_psnr']:.2f}"),
-        (
-            "JPEG as good as scene.lmvic",
-            data["same_pictures"]["equal_jpeg_bytes"],
-            f"{data['same_pictures']['equal_jpeg_psnr']:.2f}",
-        ),
+        ("JPEG of quality 90", other["jpeg_90"]["bytes"], f"{other['jpeg_90']['psnr']:.2f}"),
+        ("JPEG as good as scene.lmvic", other["jpeg"]["bytes"], f"{other['jpeg']['psnr']:.2f}"),
         ("scene.lmvic, with cameras and depth", split["total"], f"{data['psnr']:.2f}"),
     ]
     for name, size, quality in rows:

@@ -76,7 +76,7 @@ class Correspondence:
             return f"{_coloured('bad')}: the reference shows nothing of it"
         text = f"{_coloured(self.verdict)}: the reference shows **{100 * self.overlap:.0f} %** of it and predicts that part "
         text += f"with **{self.psnr:.1f} dB**"
-        return text if math.isnan(self.unmoved) else f"{text} ({self.unmoved:.1f} dB if nothing were moved)"
+        return text if math.isnan(self.unmoved) else f"{text} ({self.unmoved:.1f} dB without the warp)"
 
 
 def _coloured(verdict: str) -> str:

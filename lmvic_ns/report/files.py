@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmvic_ns._util.output import check_file, settled
+from lmvic_ns._util.output import check_file, resolved_path
 from lmvic_ns.errors import SceneError
 
 MARK = "lmvic-ns report"
@@ -26,7 +26,7 @@ def check_report(folder: Path, overwrite: bool, inputs: Sequence[Path] = (), out
         LmvicError: what is in the way.
     """
     if output is not None:
-        file, place = settled(output), settled(folder)
+        file, place = resolved_path(output), resolved_path(folder)
         if file in (place, *place.parents, place / PAGE, place / DATA):
             raise SceneError(f"{folder}: a report there would take the place of {output}; choose another folder for it")
     for name in (PAGE, DATA):

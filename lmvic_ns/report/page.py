@@ -15,6 +15,7 @@ from lmvic_ns.report.details import WHITE_ERROR, ViewDetails
 from lmvic_ns.report.files import MARK
 from lmvic_ns.report.pictures import ViewPictures, data_url, tree_svg
 from lmvic_ns.report.results import EncodedFile
+from lmvic_ns.report.still_formats import FORMATS
 from lmvic_ns.report.terminal import duration_text, size_text
 from lmvic_ns.scene import MultiViewScene
 
@@ -22,7 +23,15 @@ if TYPE_CHECKING:
     from lmvic_ns.report.report import Collector
 
 _EXACT = 99.0
-_FORMAT_NAMES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
+_FORMAT_NAMES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "jpeg_90": "JPEG of quality 90", "png": "PNG"}
+_PSNR_HELP = (
+    "PSNR, in decibels (dB), compares a decoded view with the captured one: the higher, the closer. Around 30 dB fine texture "
+    "is lost; from about 40 dB on, a difference is hard to see."
+)
+_GALLERY_HELP = (
+    "A click on a heading sorts. MS-SSIM: likeness of structure, 1 is the same picture. Level: the view's quality level, 0 to "
+    "63; a view that others refer to gets a higher one. Refers to: the view from which it is predicted."
+)
 
 
 def report_page(encoded: EncodedFile, collected: Collector, data: dict[str, Any]) -> str:
@@ -88,12 +97,21 @@ def lead(data: dict[str, Any]) -> str:
         words = f"{size_text(before)} to <b>{size_text(total)}</b>, {ratio} than the captured files"
         if data["downscale"] > 1:
             words += f" (at 1/{data['downscale']} of their width and height)"
-    jpeg = data["same_pictures"]["equal_jpeg_bytes"]
     if worst["psnr"] >= _EXACT:
         return f"{words}; every picture is exact; {_duration(data)}."
-    words += f"; {jpeg / total:.1f} times smaller than JPEG of equal quality" if jpeg > total else ""
+    words += _against_jpeg(data)
     quality = f"Mean {data['psnr']:.1f} dB; worst view {_text(worst['name'])}, {worst['psnr']:.1f} dB"
     return f"{words}. {quality}. Made in {_duration(data)}."
+
+
+def _against_jpeg(data: dict[str, Any]) -> str:
+    jpeg, total = data["other_formats"].get("jpeg"), data["bytes"]["total"]
+    if jpeg is None or not jpeg["reached"]:
+        return ""
+    ratio = jpeg["bytes"] / total
+    words = f"{ratio:.1f} times smaller" if ratio >= 1 else f"{1 / ratio:.1f} times larger"
+    about = "about " if data["other_formats"]["measured_views"] < len(data["views"]) else ""
+    return f"; {about}{words} than JPEG of equal quality"
 
 
 def histogram(values: Sequence[float]) -> str:
@@ -138,15 +156,17 @@ def _duration(data: dict[str, Any]) -> str:
 
 
 def _facts(data: dict[str, Any]) -> str:
-    worst = min(view["psnr"] for view in data["views"])
+    worst = min(data["views"], key=lambda view: view["psnr"])
     facts = [
         (size_text(data["bytes"]["total"]), "the file"),
         (str(len(data["views"])), "views"),
         (f"{data['bits_per_pixel_with_points']:.3f}", "bits a pixel"),
         (_decibels(data["psnr"]), "mean PSNR"),
-        (_decibels(worst), "worst view"),
+        (_decibels(worst["psnr"]), f"worst view, {_text(worst['name'])}"),
+        (_duration(data), "to make it"),
     ]
-    return '<div class="facts">' + "".join(f"<div><b>{value}</b><span>{name}</span></div>" for value, name in facts) + "</div>"
+    boxes = "".join(f"<div><b>{value}</b><span>{name}</span></div>" for value, name in facts)
+    return f'<div class="facts">{boxes}</div><p class="soft">{_PSNR_HELP}</p>'
 
 
 def _decibels(value: float) -> str:
@@ -155,31 +175,31 @@ def _decibels(value: float) -> str:
 
 def _card(view: ViewDetails, encoded: EncodedFile) -> str:
     name = _text(encoded.views_by_index[view.index].name)
-    (left, top), (width, height) = view.place, view.size
-    where = f"{width} x {height} pixels at {left}, {top}"
-    pictures = (
-        (view.error, f"error of {name}", f"error: black none, pale yellow {WHITE_ERROR} of 255 levels or more", ""),
-        (view.crop_before, f"worst place of {name}, captured", f"worst place, captured: {where}", "pixels"),
-        (view.crop_after, f"worst place of {name}, decoded", "the same, decoded", "pixels"),
+    left, top = view.place
+    crops = "".join(
+        f'<figure><img class="pixels" src="{url}" alt="worst place of {name}, {words}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+        for url, words, caption in (
+            (view.crop_before, "captured", f"worst place, captured (left {left}, top {top})"),
+            (view.crop_after, "decoded", "the same place, decoded"),
+        )
     )
-    row = "".join(
-        f'<figure><img class="{kind}" src="{url}" alt="{words}"><figcaption>{caption}</figcaption></figure>'
-        for url, words, caption, kind in pictures
-    )
+    legend = f"error of the whole view: black is none, pale yellow {WHITE_ERROR} of 255 levels or more"
     return (
         f'<section class="card"><h3>{name}: {_decibels(view.psnr)}</h3>'
         f'<div class="compare"><img src="{view.before}" alt="{name}, captured">'
         f'<div class="after"><img src="{view.after}" alt="{name}, decoded"></div>'
         '<span class="tag l">captured</span><span class="tag r">decoded</span></div>'
         f'<input type="range" min="0" max="100" value="50" aria-label="captured or decoded, {name}">'
-        f'<div class="row">{row}</div></section>'
+        f'<div class="row">{crops}</div><figure class="error"><img src="{view.error}" alt="error of {name}">'
+        f"<figcaption>{legend}</figcaption></figure></section>"
     )
 
 
 def _gallery(encoded: EncodedFile, collected: Collector, data: dict[str, Any]) -> str:
     numbers = {record.name: record.index for record in encoded.views}
     titles = [("", ""), ("view", "text"), ("PSNR, dB", "n"), ("MS-SSIM", "n"), ("bits a pixel", "n"), ("bytes", "n")]
-    titles += [("quality", "n"), ("refers to", "text")]
+    titles += [("level", "n"), ("refers to", "text")]
     heads = "".join(
         f'<th class="{kind}"><button type="button">{title}</button></th>' if title else "<th></th>" for title, kind in titles
     )
@@ -197,14 +217,16 @@ def _gallery(encoded: EncodedFile, collected: Collector, data: dict[str, Any]) -
             (view["parent"] or "", _text(view["parent"] or "-"), "text name"),
         ]
         picture = collected.thumbnails.get(numbers[name])
-        shown = f'<img src="{picture}" alt="{_text(name)}" loading="lazy">' if picture else ""
+        shown = f'<img src="{picture}" alt="{_text(name)}">' if picture else ""
         body = "".join(f'<td class="{kind}" data-value="{_text(value)}">{text}</td>' for value, text, kind in cells)
         rows.append(f'<tr data-name="{_text(name.lower())}"><td>{shown}</td>{body}</tr>')
     count = len(rows)
     return (
         '<p><input type="search" id="filter" placeholder="find a view" aria-label="find a view"> '
         f'<span class="soft" id="shown">{count} of {count}</span></p>'
-        f'<div class="wide"><table id="views"><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        '<div class="wide tall" tabindex="0" role="region" aria-label="all views">'
+        f'<table id="views"><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        f'<p class="soft">{_GALLERY_HELP}</p>'
     )
 
 
@@ -239,22 +261,24 @@ def _bytes(data: dict[str, Any]) -> str:
 
 
 def _other_formats(data: dict[str, Any]) -> str:
-    total, same = data["bytes"]["total"], data["same_pictures"]
+    total, other, count = data["bytes"]["total"], data["other_formats"], len(data["views"])
     rows = [["this file, with cameras, depth and all", size_text(total), "1.00", f"{data['psnr']:.2f} dB"]]
-
-    def row(name: str, size: int | None, quality: str) -> None:
-        if size:
-            rows.append([name, size_text(size), f"{size / total:.2f}", quality])
-
-    row("JPEG", same["equal_jpeg_bytes"], f"{same['equal_jpeg_psnr']:.2f} dB")
-    sampled = 0
-    for name, found in data["equal_quality"].items():
-        sampled = found["views"]
-        row(_FORMAT_NAMES[name], found["estimated_bytes"], "the same")
-    row("JPEG of quality 90", same["jpeg_90_bytes"], f"{same['jpeg_90_psnr']:.2f} dB")
-    row("PNG", same["png_bytes"], "exact")
-    row(f"the {data['captured_files']['count']} captured files", data["captured_files"]["bytes"], "")
-    note = "" if not sampled else f'<p class="soft">WebP and AVIF: from {sampled} views, in proportion.</p>'
+    for name, title in _FORMAT_NAMES.items():
+        found = other.get(name)
+        if found is None:
+            continue
+        quality = f"{found['psnr']:.2f} dB" if found["psnr"] < _EXACT else "exact"
+        if name in FORMATS:
+            quality = "the same" if found["reached"] else f"at most {quality}"
+        rows.append([title, size_text(found["bytes"]), f"{found['bytes'] / total:.2f}", quality])
+    captured = data["captured_files"]
+    if captured["bytes"]:
+        size = captured["bytes"]
+        rows.append([f"the {captured['count']} captured files", size_text(size), f"{size / total:.2f}", "as captured"])
+    measured = other["measured_views"]
+    words = "all" if measured == count else f"{measured} of the"
+    rest = "" if measured == count else ", spread over the scene, and scaled up to all by the number of pixels"
+    note = f'<p class="soft">The other formats were measured on {words} {count} views{rest}.</p>' if measured else ""
     return _table(["stored as", "size", "times this file", "quality"], rows) + note
 
 

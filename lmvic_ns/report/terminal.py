@@ -104,7 +104,7 @@ def plain_console(*, stderr: bool = False) -> Console:
 
     class PlainConsole(Console):
         def on_broken_pipe(self) -> None:
-            raise BrokenPipeError  # rich would end the program with a status of its own; `endings` has one for all
+            raise BrokenPipeError  # rich would end the program with a status of its own; `exit_status` has one for all
 
     return PlainConsole(stderr=stderr, markup=False, emoji=False, highlight=False)
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmvic_ns._util.endings import make_folder
+from lmvic_ns._util.exit_status import make_folder
 from lmvic_ns._util.output import writing
 from lmvic_ns.errors import SceneError
 from lmvic_ns.report.terminal import progress, say

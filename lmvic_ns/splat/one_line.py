@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
-from lmvic_ns._util.endings import ending_of
+from lmvic_ns._util.exit_status import exit_message
 from lmvic_ns.errors import LmvicError
 
 
@@ -22,13 +22,13 @@ def install() -> bool:
     previous = sys.excepthook
 
     def say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        ending = ending_of(error) if isinstance(error, LmvicError) else None
-        if ending is None:
+        message = exit_message(error) if isinstance(error, LmvicError) else None
+        if message is None:
             previous(kind, error, trace)
             return
-        print(f"{program}: {ending.line}", file=sys.stderr, flush=True)
+        print(f"{program}: {message.line}", file=sys.stderr, flush=True)
         # raised in an exception hook it sets the exit status
-        raise SystemExit(ending.status)
+        raise SystemExit(message.status)
 
     sys.excepthook = say
     return True

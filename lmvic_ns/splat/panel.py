@@ -27,6 +27,7 @@ from lmvic_ns.splat.live import (
     rendered_view,
     viewer_outputs,
 )
+from lmvic_ns.splat.own_tab import OwnTab
 
 NEAREST = "nearest"
 VISER_NERFSTUDIO_SCALE_RATIO = 10.0  # nerfstudio's units in its viewer
@@ -34,7 +35,8 @@ _WIDEST = 320  # pixels of the captures that are rendered here: the panel shows 
 _STALE_STEPS = 25  # a reference's depth may be this many training steps old
 _SHARE = 0.05  # of the training time that refreshing may take, with a client
 
-TITLE = "Photograph predicts photograph"
+TAB = "Prediction"
+TITLE = "How one photograph predicts another"
 HELP = (
     "Good: the warped reference looks like the target, few pink stripes, black or dark red error. Bad: torn edges, yellow "
     "and white error. The menu Output type has the same for your own camera."
@@ -62,7 +64,9 @@ class CorrespondencePanel(ViewerElement, ViewerControl):
 
     def _create_gui_handle(self, viser_server: Any) -> None:
         gui = viser_server.gui
-        with gui.add_folder(TITLE):
+        self._tab = OwnTab(gui, TAB, TITLE)
+        with self._tab.place:
+            gui.add_markdown(f"**{TITLE}**")
             self._target = gui.add_dropdown(
                 "Target", (NEAREST,), hint="The photograph that is predicted. nearest: the one nearest to your camera"
             )
@@ -79,13 +83,14 @@ class CorrespondencePanel(ViewerElement, ViewerControl):
         self.gui_handle = self._reference
 
     def install(self, viser_server: Any) -> None:
-        """Add the widgets to the folder that nerfstudio opened."""
+        """Add the widgets to a tab of their own."""
         self._create_gui_handle(viser_server)
         for menu in (self._reference, self._target):
             menu.on_update(lambda _: self.cb_hook(self))
 
     def _setup(self, viewer: Any) -> None:
         super()._setup(viewer)
+        self._tab.remove_empty_folders()
         try:
             captures = list_captures(viewer.pipeline)
         except LmvicError as error:

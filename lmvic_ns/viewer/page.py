@@ -31,6 +31,7 @@ _CODING_HELP = (
 )
 STEPS = ("Previous", "Next")
 WORST = "Next worst"
+SWITCH_COLOURS = "Switch dark and light"
 
 
 class ViewPage:
@@ -41,7 +42,7 @@ class ViewPage:
         source: what to show.
         thumbnails: decode every view once, in the background, for the pictures in the cameras.
         root: folder that the server hands out (`client.own_client`), None where it is viser's own.
-        dark: light words on a dark page.
+        dark: light words on a dark page for everyone; else each browser's own setting counts, where `root` is given.
 
     Attributes:
         shown: number of the view on show.
@@ -63,16 +64,14 @@ class ViewPage:
         self._spent, self._problem = 0.0, source.trouble
         self._failed: set[int] = set()
         self._thumbnails_wanted = thumbnails
-        server.gui.configure_theme(
-            control_layout="collapsible",
-            control_width="large",
-            show_logo=False,
-            dark_mode=dark,
-            # our style sheet hides the button; without it, viser 0.2.7 breaks in narrow windows where it is taken away
-            show_share_button=root is not None,
-        )
+        # our style sheet hides the share button; viser 0.2.7 breaks in narrow windows where it is taken away
+        self._theme = {"control_layout": "collapsible", "control_width": "large", "show_logo": False}
+        self._theme |= {"show_share_button": root is not None}
+        server.gui.configure_theme(**self._theme, dark_mode=dark)
         self.space = Space(server, source, self.shown, self.go)
         self._add_panel()
+        if root is not None and not dark:
+            server.on_client_connect(self._follow_browser)
         self._draw_sparse()
         self._worker = threading.Thread(target=self._work_ahead, name="work ahead", daemon=True)
         # the page is there at once, and says that the first view is being decoded
@@ -112,6 +111,17 @@ class ViewPage:
         self._words = gui.add_markdown("", visible=False)
         self._pictures = {name: PanelImage(gui, "") for name in ("prediction", "error", "disparity", "depth")}
         self._chart = gui.add_plotly(self._figure(), aspect=1.0, visible=False)
+
+    def _follow_browser(self, client: Any) -> None:
+        """A button that the page's script hides, and presses where the browser's setting is another than the page's."""
+        dark = False
+
+        def switch(_: Any) -> None:
+            nonlocal dark
+            dark = not dark
+            client.gui.configure_theme(**self._theme, dark_mode=dark)
+
+        client.gui.add_button(SWITCH_COLOURS).on_click(switch)
 
     def _add_drawing_options(self) -> None:
         gui, source = self.server.gui, self.source

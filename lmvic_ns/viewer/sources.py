@@ -246,7 +246,8 @@ class SceneSource(PageSource):
         from lmvic_ns.workflows.sources import dataset_scene
 
         self._scene = MultiViewScene.from_dataset(folder)
-        if not self._scene.has_depth and self._scene.sparse_points is not None and len(self._scene) > 1:
+        points = self._scene.sparse_points is not None or self._scene.cloud is not None
+        if not self._scene.has_depth and points and len(self._scene) > 1:
             if stereo:
                 self._scene = dataset_scene(folder, "auto")
             else:

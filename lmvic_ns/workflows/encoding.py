@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from lmvic_ns._util.output import check_file, settled, writing
+from lmvic_ns._util.output import check_file, resolved_path, writing
 from lmvic_ns.bitstream.layout import MAGIC
 from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
 from lmvic_ns.bitstream.partial import partial_path, read_partial
@@ -29,7 +29,7 @@ from lmvic_ns.sparse_points.sections import left_out, point_sections
 from lmvic_ns.tree.ordering import MOST_VIEWS_OF_A_CHAIN, ReferenceTree, greedy_chain, independent_views, pose_distance
 from lmvic_ns.workflows.options import CodingOptions
 
-_OUTLOOK_VIEWS = 6
+_FORECAST_VIEWS = 6
 VERIFY_TOLERANCE_DB = 0.02
 """Difference of PSNR that decoding may show: floats may differ in the last bits, and then a few pixels by one level."""
 
@@ -150,7 +150,7 @@ def check_partial(path: Path, settings: bytes, overwrite: bool) -> None:
         LmvicError: it was begun with other settings, or is not ours.
     """
     partial = partial_path(path)
-    if not settled(partial).exists():  # a link to nowhere is refused
+    if not resolved_path(partial).exists():  # a link to nowhere is refused
         return
     state = read_partial(partial)
     if state.settings is None or state.settings == settings:
@@ -228,12 +228,12 @@ def encode_scene(
         def encode() -> list[EncodedView]:
             with progress(f"encoding at quality {level}", len(scene)) as step:
                 left = len(scene)
-                outlook = Outlook(scene)
+                forecast = SizeForecast(scene)
 
                 def on_view(view: EncodedView) -> None:
                     nonlocal left
                     step(_remark(view))
-                    outlook.add(view)
+                    forecast.add(view)
                     left -= 1
                     if not left and source_now is not None and source_now() != source:  # before the file gets its name
                         raise LmvicError(
@@ -267,7 +267,7 @@ def _identity(path: Path) -> tuple[int, int]:
     return found.st_ino, found.st_mtime_ns
 
 
-class Outlook:
+class SizeForecast:
     """Says once, after the first views of a long encode, what all of it will take.
 
     Args:
@@ -283,16 +283,16 @@ class Outlook:
         """Count a view; one that was taken over from an interrupted run tells nothing of the time."""
         if view.psnr is not None:
             self._views.append(view)
-        if len(self._views) != _OUTLOOK_VIEWS or len(self._pixels) < 2 * _OUTLOOK_VIEWS:
+        if len(self._views) != _FORECAST_VIEWS or len(self._pixels) < 2 * _FORECAST_VIEWS:
             return
         self._views.append(view)  # once
-        coded = self._views[:_OUTLOOK_VIEWS]
+        coded = self._views[:_FORECAST_VIEWS]
         share = sum(self._pixels) / sum(self._pixels[v.index] for v in coded)
         size = sum(v.depth_bytes + v.image_bytes for v in coded) * share
         seconds = (time.perf_counter() - self._started) * share
         psnr = sum(known_psnr(v) for v in coded) / len(coded)
         say(
-            f"after {_OUTLOOK_VIEWS} of {len(self._pixels)} views: about {size_text(size)}, {psnr:.1f} dB and "
+            f"after {_FORECAST_VIEWS} of {len(self._pixels)} views: about {size_text(size)}, {psnr:.1f} dB and "
             f"{duration_text(seconds)} in all"
         )
 

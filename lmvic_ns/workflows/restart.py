@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from lmvic_ns._util.output import settled, writing
+from lmvic_ns._util.output import resolved_path, writing
 from lmvic_ns.bitstream.partial import finished_path, partial_path
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.codec.multiview import MultiViewCodec
@@ -63,7 +63,7 @@ class Mark:
         with suppress(OSError):
             self._place.unlink(missing_ok=True)
 
-    def settle(self) -> None:
+    def remove_if_nothing_begun(self) -> None:
         """After an error or an interruption: the mark stays with what was begun, and goes if that is nothing."""
         if not self._file.exists() and not partial_path(self._file).exists():
             self.take_away()
@@ -81,7 +81,7 @@ def made_with(path: Path, options: CodingOptions, settings: bytes, weights_hash:
     Raises:
         LmvicError: it is one, and is damaged.
     """
-    if not settled(path).is_file():
+    if not resolved_path(path).is_file():
         return False
     try:
         with Reader(path) as reader:

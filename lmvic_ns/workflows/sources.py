@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -223,7 +224,22 @@ def not_kept(folder: Path, pictures: Sequence[Path], records: CaptureRecords | N
         SceneError: a picture cannot be read.
     """
     lines = picture_remarks(pictures)
-    return lines if records is None else [*lines, *lens_remarks(records), *foreign_files(folder, records)]
+    if records is None:
+        return lines
+    return [*lines, *mask_remarks(folder, records), *lens_remarks(records), *foreign_files(folder, records)]
+
+
+def mask_remarks(folder: Path, records: CaptureRecords) -> list[str]:
+    """A line on masks of several pictures; what is wrong with a mask is said where it is read."""
+    several = []
+    for path in sorted({folder / mask for mask in records.masks if mask is not None}):
+        if path.is_file():
+            with suppress(SceneError), open_picture(path) as picture:
+                several += [path] if _frames(picture) > 1 else []
+    if not several:
+        return []
+    more = ", ..." if len(several) > 1 else ""
+    return [f"{len(several)} masks that are animations or have several pages: the first is kept ({several[0].name}{more})"]
 
 
 def say_not_kept(source: str, lines: Sequence[str], strict: bool) -> None:

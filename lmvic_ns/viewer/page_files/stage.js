@@ -91,7 +91,21 @@
   open.addEventListener("click", () => { wanted = true; show(); });
   after.addEventListener("load", place);
 
+  const named = (label) =>
+    [...document.querySelectorAll("button")].find((button) => button.textContent.trim() === label && !button.disabled);
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  let pressed = 0;
+  const followBrowser = () => {
+    const button = named("Switch dark and light");
+    if (!button) return;
+    button.style.display = "none";
+    const now = document.documentElement.dataset.mantineColorScheme === "dark";
+    if (now === dark.matches || Date.now() < pressed + 3000) return;
+    pressed = Date.now();
+    button.click();
+  };
   const look = () => {
+    followBrowser();
     const found = document.querySelector("[data-lmvic-picture]");
     if (found) {
       const { decoded, original, words } = found.dataset;
@@ -119,11 +133,7 @@
     }
   };
 
-  const press = (label) => {
-    for (const button of document.querySelectorAll("button")) {
-      if (button.textContent.trim() === label && !button.disabled) return button.click();
-    }
-  };
+  const press = (label) => named(label)?.click();
   const find = () => {
     for (const label of document.querySelectorAll("label")) {
       if (label.textContent.trim() === "Find a view") return document.getElementById(label.htmlFor)?.focus();

@@ -24,25 +24,25 @@ MISTAKE, INTERRUPTED, CLOSED_PIPE = 2, 130, 141
 
 
 @dataclass(frozen=True)
-class Ending:
+class ExitMessage:
     """The error message (may be empty) and the exit status of a program."""
 
     line: str
     status: int
 
 
-def ending_of(error: BaseException) -> Ending | None:
+def exit_message(error: BaseException) -> ExitMessage | None:
     """Message and exit status for an error; None for a bug, which should show its traceback."""
     if isinstance(error, LmvicError):
-        return Ending(" ".join(str(error).split()), MISTAKE)
+        return ExitMessage(" ".join(str(error).split()), MISTAKE)
     if isinstance(error, KeyboardInterrupt):
-        return Ending("interrupted", INTERRUPTED)
+        return ExitMessage("interrupted", INTERRUPTED)
     if isinstance(error, BrokenPipeError):
-        return Ending("", CLOSED_PIPE)
+        return ExitMessage("", CLOSED_PIPE)
     if _is_out_of_memory(error):
-        return Ending("not enough memory; take smaller pictures (--downscale) or fewer --workers", MISTAKE)
+        return ExitMessage("not enough memory; take smaller pictures (--downscale) or fewer --workers", MISTAKE)
     if isinstance(error, OSError):
-        return Ending(" ".join(refusal(error).split()), MISTAKE)
+        return ExitMessage(" ".join(refusal(error).split()), MISTAKE)
     return None
 
 
@@ -92,7 +92,7 @@ def run_cleanly(program: str, call: Callable[[], int]) -> int:
         call: the program; may raise, also SystemExit.
 
     Raises:
-        Exception: what `ending_of` takes for a bug.
+        Exception: what `exit_message` takes for a bug.
     """
     # Pillow warns of damage that it reads past, such as in EXIF, which is kept byte for byte: what matters is an error of ours
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -110,7 +110,7 @@ def run_cleanly(program: str, call: Callable[[], int]) -> int:
         except OSError as error:
             status = _end(program, error)
     except BaseException as error:
-        if ending_of(error) is None:
+        if exit_message(error) is None:
             raise
         status = _end(program, error)
     finally:
@@ -150,16 +150,16 @@ def _in_main_thread() -> bool:
 
 
 def _end(program: str, error: BaseException) -> int:
-    ending = ending_of(error)
-    assert ending is not None
+    message = exit_message(error)
+    assert message is not None
     try:
         _flush(sys.stdout)
     except OSError:
         _discard_stdout()  # else Python complains about it once more when it ends
-    if ending.line and sys.stderr is not None:  # print would take standard output in place of a closed one
+    if message.line and sys.stderr is not None:  # print would take standard output in place of a closed one
         with suppress(OSError):
-            print(f"{program}: {ending.line}", file=sys.stderr, flush=True)
-    return ending.status
+            print(f"{program}: {message.line}", file=sys.stderr, flush=True)
+    return message.status
 
 
 def _status_of(stop: SystemExit) -> int:

@@ -1,0 +1,91 @@
+"""A data set through the real ns-train, the export and lmvic decode: poses, points and cameras come back."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import parsed_scenes
+import pytest
+from export_scenes import lmvic, write_weights
+from parsed_scenes import ROOM, ParsedScene
+
+from lmvic_ns.demo.scene import intrinsics
+from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.scene.ply import read_points
+
+BY_NERFSTUDIO = ("plain", "colmap", "blender")
+"""One kind of each data parser goes through ns-export; the others through `lmvic export`, without another process."""
+
+
+def run(name: str, *args: object) -> subprocess.CompletedProcess[str]:
+    """One of nerfstudio's commands, without a terminal to ask questions on."""
+    command = [sys.executable, "-m", f"nerfstudio.scripts.{name}", *map(str, args)]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300, env=variables)
+
+
+def train(scene: ParsedScene, outputs: Path, *options: object) -> Path:
+    """config.yml after a few steps."""
+    common = ("--vis", "tensorboard", "--output-dir", outputs, "--max-num-iterations", 3)
+    words = (*common, "--data", scene.folder, *options, *scene.parser)
+    done = run("train", "lmvic-splat", *words)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return next(outputs.rglob("config.yml"))
+
+
+def extent(scene: ParsedScene) -> float:
+    centres = np.array([pose[:3, 3] for pose in scene.poses.values()])
+    return float(np.linalg.norm(centres - centres.mean(axis=0), axis=1).max())
+
+
+def export(config: Path, out: Path, weights: Path, patch: pytest.MonkeyPatch, *, by_nerfstudio: bool) -> str:
+    """Write out/scene.lmvic; returns what was printed."""
+    common = ("--load-config", config, "--output-dir", out, "--weights", weights)
+    common = (*common, "--reference-structure", "none", "--points", "exact")
+    if by_nerfstudio:
+        exported = run("exporter", "lmvic-codec", *common, "--verify", "False")
+        assert exported.returncode == 0, exported.stderr
+        return exported.stdout
+    with redirect_stdout(io.StringIO()) as said:
+        assert lmvic(patch, "export", *common, "--no-verify") == 0
+    return said.getvalue()
+
+
+def check_round_trip(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data set of this kind through training, export and decoding."""
+    scene: ParsedScene = getattr(parsed_scenes, kind)(tmp_path / "scene")
+    before = {path: path.read_bytes() for path in scene.folder.rglob("*") if path.is_file()}
+    config, weights = train(scene, tmp_path / "outputs"), write_weights(tmp_path / "small.safetensors")
+    out = tmp_path / "export"
+    said = export(config, out, weights, monkeypatch, by_nerfstudio=kind in BY_NERFSTUDIO)
+    assert f"{len(scene.poses)} photographs (all)" in said
+    assert lmvic(monkeypatch, "decode", out / "scene.lmvic", tmp_path / "back", "--weights", weights) == 0
+    assert {path: path.read_bytes() for path in scene.folder.rglob("*") if path.is_file()} == before
+    back = MultiViewScene.from_dataset(tmp_path / "back")
+    assert set(back.names) == set(scene.poses)
+    found = back.cameras.to_opengl_camera_to_world().numpy()
+    tolerance = 4e-7 * extent(scene)
+    for name, pose in zip(back.names, found, strict=True):
+        assert np.abs(pose[:3, 3] - scene.poses[name][:3, 3]).max() < tolerance
+        assert np.abs(pose[:3, :3] - scene.poses[name][:3, :3]).max() < 1e-6
+    expected = intrinsics(ROOM).clone()
+    if kind == "blender":  # its format has the principal point in the middle
+        expected[0, 2], expected[1, 2] = ROOM.width / 2, ROOM.height / 2
+    assert np.allclose(back.cameras.intrinsics, expected, atol=1e-4)
+    positions = read_points(tmp_path / "back" / "sparse_pc.ply")[0]
+    spread = float(np.median(np.linalg.norm(scene.points - np.median(scene.points, axis=0), axis=1)))
+    distances = np.linalg.norm(positions[:, None] - scene.points[None], axis=2)
+    assert len(positions) == len(scene.points)
+    assert distances.min(axis=1).max() < spread / 8000 and distances.min(axis=0).max() < spread / 8000
+    # seen where they belong: most points project into most pictures, in front of the cameras
+    camera = back.cameras.world_to_camera.numpy()
+    local = np.einsum("vij,nj->vni", camera[:, :3, :3], positions) + camera[:, None, :3, 3]
+    pixels = np.einsum("vij,vnj->vni", back.cameras.intrinsics.numpy(), local)
+    inside = (local[..., 2] > 0) & (np.abs(pixels[..., 0] / pixels[..., 2] - 32) < 32)
+    assert inside.mean() > 0.3
