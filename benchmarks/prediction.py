@@ -92,7 +92,7 @@ def main() -> None:
             coded = model.compress(image, depth, cameras[o.target], root, level, None, effort)
             row("predicted", len(coded[0]), len(coded[1]), psnr(coded[2].image, image))
             encoder = ViewEncoder(model, image, cameras[o.target], root, level)
-            encoder.thrift = effort.thrift
+            encoder.rounding_rate_weight = effort.rounding_rate_weight
             exact = encoder._code_image(b"\xff", downsample_inverse_depth(depth, 4))
             exact = encoder._with_loop_filter(replace(exact, depth=b""))
             row("the scene's depth, not counted", 0, len(exact.image), psnr(exact.state.image, image))

@@ -63,9 +63,6 @@ def resolved_path(path: Path) -> Path:
     return place
 
 
-settled = resolved_path  # its name in training/files.py, which is being changed elsewhere
-
-
 def check_apart(output: Path, inputs: Iterable[Path]) -> None:
     """Refuse an output that is an input, contains one, or lies inside a folder that is one.
 

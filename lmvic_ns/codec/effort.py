@@ -25,7 +25,7 @@ class Effort:
         loop_filter: fit a filter to the decoded picture (`lmvic_ns.codec.pictures.loop_filter`).
         illumination: match the reference's exposure and white balance (`lmvic_ns.codec.pictures.illumination`).
         alone: code a view also without its reference, in case that is cheaper.
-        thrift: weight of the rate when symbols are rounded, for views without and with a reference
+        rounding_rate_weight: weight of the rate when symbols are rounded, for views without and with a reference
             (`lmvic_ns.codec.networks.rates.rate_distortion_rounding`).
         stored: store a view as an ordinary picture where that is cheaper (`lmvic_ns.codec.pictures.stored`).
         av1: code a view also as an AV1 picture, or as one of its difference from the reference, in case that is cheaper
@@ -43,7 +43,7 @@ class Effort:
     stored: bool = False
     av1: Av1Search | None = None
     hevc: HevcSearch | None = None
-    thrift: tuple[float, float] = (0.0, 0.0)
+    rounding_rate_weight: tuple[float, float] = (0.0, 0.0)
     leaf: bool = False
 
     def with_learned_depth(self) -> Effort:
@@ -67,7 +67,9 @@ class Effort:
         Raises:
             ValueError: there is no such effort.
         """
-        basis = Effort(DepthSearch(), loop_filter=True, illumination=True, alone=True, stored=True, thrift=(0.0, 0.2))
+        basis = Effort(
+            DepthSearch(), loop_filter=True, illumination=True, alone=True, stored=True, rounding_rate_weight=(0.0, 0.2)
+        )
         match name:
             case "fast":
                 return replace(basis, av1=Av1Search())

@@ -107,7 +107,7 @@ class ViewEncoder:
         self.size = image.shape[-2], image.shape[-1]
         self.quality = torch.full((1,), float(level), device=image.device)
         self.weight = image_lambda(level)
-        self.thrift = (0.0, 0.0)
+        self.rounding_rate_weight = (0.0, 0.0)
         self._quadtree: QuadtreeEncoder | None = None
 
     def encode(self, inverse_depth: Float[Tensor, "1 h w"] | None, depth_level: int | None, effort: Effort) -> CodedView:
@@ -119,7 +119,7 @@ class ViewEncoder:
                 looks for the one that costs least as far as the effort goes.
             effort: what to try.
         """
-        self.thrift = effort.thrift
+        self.rounding_rate_weight = effort.rounding_rate_weight
         if inverse_depth is not None:
             inverse_depth = inverse_depth.double().to(self.image.device)
             if effort.illumination:
@@ -299,9 +299,9 @@ class ViewEncoder:
         writer = SymbolWriter(self.model.tables)
         coverage, prior, cross_view = self.model.image.priors(context)
         # fitted latents are where they should be
-        thrift = 0.0 if latents is not None else self.thrift[context is not None]
+        rounding_rate_weight = 0.0 if latents is not None else self.rounding_rate_weight[context is not None]
         coded = self.model.image.entropy.compress(
-            latent, self.level, writer, fixed_coverage(coverage), prior, cross_view, hyper, thrift
+            latent, self.level, writer, fixed_coverage(coverage), prior, cross_view, hyper, rounding_rate_weight
         )
         picture = self.model.reconstruct(coded, self.quality, context, self.size)
         depth_level = depth[0] if depth and depth[0] != QUADTREE else None

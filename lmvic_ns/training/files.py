@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lmvic_ns._util.output import check_apart, check_file, settled, whole_file, writing
+from lmvic_ns._util.output import check_apart, check_file, resolved_path, whole_file, writing
 from lmvic_ns.errors import LmvicError
 
 
@@ -57,8 +57,10 @@ def check_run_folder(folder: Path, inputs: Sequence[Path], *, resume: bool) -> N
     if folder.exists() and not folder.is_dir():
         raise LmvicError(f"{folder}: is a file; give the name of a folder for the run with --output")
     # it may lie in a folder of photographs or of scenes, where it takes no name that is read; --init may be of the run itself
-    own = settled(folder)
-    others = [path for path in inputs if settled(path) not in own.parents and not (resume and settled(path).parent == own)]
+    own = resolved_path(folder)
+    others = [
+        path for path in inputs if resolved_path(path) not in own.parents and not (resume and resolved_path(path).parent == own)
+    ]
     check_apart(folder, others)
     with writing(folder):
         names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
