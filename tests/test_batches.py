@@ -205,10 +205,17 @@ class Cluster:
         self._folder = folder
         self.scheduler = self._start("scheduler", "--host", "127.0.0.1", "--port", "0")
         self._processes = [self.scheduler]
-        wait_for(self.file.is_file)
+        wait_for(self._is_written)
         self.address = json.loads(self.file.read_text())["address"]
         self.workers = [self._start("worker", "--nthreads", "1", "--no-nanny") for _ in range(2)]
         self._processes += self.workers
+
+    def _is_written(self) -> bool:
+        """Whether the scheduler has written its whole file: it exists for a moment before."""
+        try:
+            return "address" in json.loads(self.file.read_text())
+        except (OSError, ValueError):
+            return False
 
     def _start(self, kind: str, *args: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--scheduler-file", str(self.file), *args]
