@@ -16,7 +16,7 @@ from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.multiview import load_codec
 from lmvic_ns.codec.pictures import hevc, hevc_loops
 from lmvic_ns.codec.pictures.hevc import HevcSearch, from_samples, hevc_picture, read_hevc_picture, to_samples
-from lmvic_ns.codec.pictures.hevc_syntax import diagonal, lossless_picture, parameter_sets
+from lmvic_ns.codec.pictures.hevc_syntax import lossless_picture, parameter_sets
 from lmvic_ns.codec.quality import image_lambda
 from lmvic_ns.codec.view_mode import Mode
 from lmvic_ns.errors import BitstreamError
@@ -67,12 +67,11 @@ def test_compiled_loops_agree_with_the_plain_ones(kind: str) -> None:
         count_bins = hevc_loops.bins_of_row if compiled else hevc_loops.bins_of_row.python
         code = hevc_loops.code_bins if compiled else hevc_loops.code_bins.python
         bins = np.zeros((3 * 64 * 160 * 26, 2), np.uint8)
-        count = count_bins(planes, 0, diagonal(4), diagonal(8), bins)
+        count = count_bins(planes, 0, bins)
         bins = bins.astype(np.int64) if not compiled else bins  # numpy's bytes would wrap around outside of the compiler
         states, engine = np.full(len(hevc_loops.INITIAL), 40), np.array([0, 510, 23, 0, 0xFF])
         out = np.empty(count + 64, np.uint8)
-        tables = hevc_loops.RANGE_LPS, hevc_loops.NEXT_LPS
-        size = code(bins, count, states, engine, *tables, out, 0, True)
+        size = code(bins, count, states, engine, out, True)
         results.append((count, out[:size].tobytes()))
     assert results[0] == results[1]
 

@@ -1,4 +1,4 @@
-"""Encoding effort. The decoder does the same work at every effort."""
+"""Encoding effort. Decoders do about the same work at every effort."""
 
 from __future__ import annotations
 

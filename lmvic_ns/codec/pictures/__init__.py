@@ -1,1 +1,1 @@
-"""What is done to pictures beside the networks: ordinary and AV1 pictures, loop filter, illumination."""
+"""What is done to pictures beside the networks: ordinary, AV1 and HEVC pictures, loop filter, illumination."""

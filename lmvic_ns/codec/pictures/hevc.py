@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from lmvic_ns.codec.pictures.hevc_syntax import BLOCK, START, stream
+from lmvic_ns.codec.pictures.hevc_syntax import BLOCK, START, reference_pictures
 from lmvic_ns.errors import BitstreamError
 
 MOST_PIXELS = 40_000_000
@@ -122,9 +122,17 @@ def read_hevc_picture(
     Raises:
         BitstreamError: the data are damaged, or PyAV is missing.
     """
-    av = _pyav()
-    if av is None or "hevc" not in av.codecs_available:
+    if (av := _pyav()) is None or "hevc" not in av.codecs_available:
         raise BitstreamError(f"{name}: HEVC picture: reading it needs PyAV with an HEVC decoder: pip install av")
+    return _read(data, reference_pictures(references), references[0].shape, size, name)
+
+
+def _read(
+    data: bytes, before: Sequence[bytes], shape: tuple[int, ...], size: tuple[int, int], name: str
+) -> Float[Tensor, "1 3 h w"]:
+    """`read_hevc_picture` with the coded reference pictures at hand, whose samples have this shape."""
+    av = _pyav()
+    assert av is not None
     # one slice and nothing else: parameter sets of its own could ask for any size
     if len(data) < 3 or data[0] >> 1 not in _TRAILING or START[1:] in data:
         raise BitstreamError(f"{name}: HEVC picture: expected one slice, found {len(data)} bytes that are none")
@@ -132,12 +140,13 @@ def read_hevc_picture(
     decoder.thread_count = 1
     decoder.options = {"err_detect": "explode"}
     try:
-        frames = [f for unit in stream(references, data) for f in decoder.decode(av.Packet(unit))] + decoder.decode(None)
+        units = [*before, START + data]
+        frames = [frame for unit in units for frame in decoder.decode(av.Packet(unit))] + decoder.decode(None)
         found = [frame.to_ndarray() for frame in frames]
     except (av.error.FFmpegError, ValueError) as error:
         raise BitstreamError(f"{name}: HEVC picture: expected a slice that can be read ({error})") from None
-    if len(found) != len(references) + 1 or found[-1].shape != references[0].shape:
-        raise BitstreamError(f"{name}: HEVC picture: expected one picture, found {len(found) - len(references)}")
+    if len(found) != len(units) or found[-1].shape != shape:
+        raise BitstreamError(f"{name}: HEVC picture: expected one picture, found {len(found) - len(before)}")
     return from_samples(found[-1], size)
 
 
@@ -156,12 +165,13 @@ def hevc_picture(
     if height * width > MOST_PIXELS or min(height, width) < _LEAST_SIDE or not hevc_available():
         return None
     target, shown = to_samples(image, (height, width)), image.detach().float().cpu()
+    before = reference_pictures(references)
     tried: dict[int, HevcPicture] = {}
 
     def cost(quantizer: int) -> float:
         if quantizer not in tried:
             data = _encode(target, references, quantizer, search.preset)
-            picture = read_hevc_picture(data, references, (height, width), "view")
+            picture = _read(data, before, target.shape, (height, width), "view")
             error = (picture - shown).square().mean().item()
             tried[quantizer] = HevcPicture(data, picture, weight * error + 8 * len(data) / (height * width))
         return tried[quantizer].cost

@@ -70,18 +70,43 @@ NEXT_LPS = np.array(
 """transIdxLps (table 9-47)."""
 
 
+def diagonal(side: int) -> np.ndarray:
+    """Positions (x, y) of a square in up-right diagonal order (section 6.5.3), `int64[side * side, 2]`."""
+    order = [(x, total - x) for total in range(2 * side - 1) for x in range(side) if 0 <= total - x < side]
+    return np.array(order, dtype=np.int64)
+
+
+SCAN, GROUPS = diagonal(4), diagonal(8)
+"""Order of the samples of a 4x4 group, and of the groups of a 32x32 block."""
+
+
 @CompiledLoop
 def bins_of_row(
     planes,  # uint8 [3, h, w], sides multiples of 32
     top,  # first row of these coding tree blocks of 64x64
-    scan,  # int64 [16, 2], up-right diagonal scan of 4x4: x, y
-    groups,  # int64 [64, 2], the same of the 8x8 groups of a 32x32 block
     bins,  # uint8 [n, 2], out: context and value
 ):
     """The bins of a row of coding tree blocks; returns how many.
 
     Every coding unit is 32x32, lossless, and predicted by the mean of its neighbours (intra DC).
     """
+
+    def put(n, context, value):
+        bins[n, 0], bins[n, 1] = context, value
+        return n + 1
+
+    def put_ones(n, context, count):
+        for _ in range(count):
+            bins[n, 0], bins[n, 1] = context, 1
+            n += 1
+        return n
+
+    def put_bits(n, value, count):
+        for i in range(count - 1, -1, -1):
+            bins[n, 0], bins[n, 1] = BYPASS, (value >> i) & 1
+            n += 1
+        return n
+
     height, width = planes.shape[1:]
     n = 0
     residual = np.empty((32, 32), np.int64)
@@ -89,183 +114,143 @@ def bins_of_row(
     levels = np.empty(16, np.int64)
     last_row = top + 64 >= height
     for left in range(0, width, 64):
-        whole = left + 64 <= width and top + 64 <= height
-        if whole:  # else the block is split without saying so
-            bins[n, 0], bins[n, 1] = 0 + (left > 0) + (top > 0), 1
-            n += 1
+        if left + 64 <= width and top + 64 <= height:  # else the block is split without saying so
+            n = put(n, SPLIT + (left > 0) + (top > 0), 1)
         for part in range(4):
             x0, y0 = left + 32 * (part % 2), top + 32 * (part // 2)
             if x0 >= width or y0 >= height:
                 continue
-            for context, value in ((0, 0), (3, 1), (4, 1), (254, 1), (254, 0), (5, 0)):
-                # not split, lossless, second most probable mode (DC), chroma's the same
-                bins[n, 0], bins[n, 1] = context, value
-                n += 1
-            start = n
+            n = put(n, SPLIT, 0)
+            n = put(n, LOSSLESS, 1)
+            n = put(n, MOST_PROBABLE, 1)
+            n = put_bits(n, 2, 2)  # the second of the most probable modes, which is DC
+            n = put(n, CHROMA_MODE, 0)  # as luma
+            flags = n
             n += 3  # coded block flags, which come first
             for c in range(3):
-                total, count = 0, 0
+                chroma = 1 if c > 0 else 0
+                total, sides = 0, 0
                 if x0 > 0:
                     for i in range(32):
                         total += planes[c, y0 + i, x0 - 1]
-                    count += 1
+                    sides += 1
                 if y0 > 0:
                     for i in range(32):
                         total += planes[c, y0 - 1, x0 + i]
-                    count += 1
-                if count == 0:
+                    sides += 1
+                if sides == 0:
                     mean = 128
-                elif count == 1:
-                    # the missing side repeats the nearest sample of the other
-                    nearest = int(planes[c, y0, x0 - 1]) if x0 > 0 else int(planes[c, y0 - 1, x0])
-                    mean = (total + 32 * nearest + 32) >> 6
                 else:
+                    if sides == 1:  # the missing side repeats the nearest sample of the other
+                        total += 32 * int(planes[c, y0, x0 - 1] if x0 > 0 else planes[c, y0 - 1, x0])
                     mean = (total + 32) >> 6
                 last = -1
                 for y in range(32):
                     for x in range(32):
                         residual[y, x] = int(planes[c, y0 + y, x0 + x]) - mean
                 for g in range(64):
-                    gx, gy = groups[g, 0], groups[g, 1]
+                    gx, gy = GROUPS[g, 0], GROUPS[g, 1]
                     any_coded = 0
                     for k in range(16):
-                        if residual[4 * gy + scan[k, 1], 4 * gx + scan[k, 0]] != 0:
+                        if residual[4 * gy + SCAN[k, 1], 4 * gx + SCAN[k, 0]] != 0:
                             any_coded = 1
                             last = 16 * g + k
                     coded[gy, gx] = any_coded
                 # order of the flags: cbf_cb, cbf_cr, cbf_luma
-                flag = start + (2 if c == 0 else c - 1)
-                bins[flag, 0], bins[flag, 1] = (6 + 1 if c == 0 else 8), 1 if last >= 0 else 0
+                put(flags + (c + 2) % 3, CBF_CHROMA if chroma else CBF_LUMA + 1, last >= 0)
                 if last < 0:
                     continue
-                last_x = 4 * groups[last // 16, 0] + scan[last % 16, 0]
-                last_y = 4 * groups[last // 16, 1] + scan[last % 16, 1]
-                offset, shift = (10, 1) if c == 0 else (15, 3)
+                last_group = last // 16
+                last_x = 4 * GROUPS[last_group, 0] + SCAN[last % 16, 0]
+                last_y = 4 * GROUPS[last_group, 1] + SCAN[last % 16, 1]
+                offset, shift = (15, 3) if chroma else (10, 1)
+                suffixes = np.empty(2, np.int64)
                 for axis in range(2):
-                    position = last_x if axis == 0 else last_y
-                    prefix = position
+                    position = last_y if axis else last_x
+                    context = (LAST_Y if axis else LAST_X) + offset
+                    prefix, suffixes[axis] = position, 0
                     if position > 3:
                         size = 2
                         while (position >> size) > 1:
                             size += 1
-                        prefix = 2 * size + ((position >> (size - 1)) & 1)
+                        prefix, suffixes[axis] = 2 * size + ((position >> (size - 1)) & 1), size - 1
                     for i in range(prefix):
-                        bins[n, 0], bins[n, 1] = (13 if axis == 0 else 31) + offset + (i >> shift), 1
-                        n += 1
+                        n = put(n, context + (i >> shift), 1)
                     if prefix < 9:
-                        bins[n, 0], bins[n, 1] = (13 if axis == 0 else 31) + offset + (prefix >> shift), 0
-                        n += 1
-                for axis in range(2):
-                    position = last_x if axis == 0 else last_y
-                    if position > 3:
-                        size = 2
-                        while (position >> size) > 1:
-                            size += 1
-                        for i in range(size - 2, -1, -1):
-                            bins[n, 0], bins[n, 1] = 254, (position >> i) & 1
-                            n += 1
-                c1 = 1
-                for g in range(last // 16, -1, -1):
-                    gx, gy = groups[g, 0], groups[g, 1]
+                        n = put(n, context + (prefix >> shift), 0)
+                n = put_bits(n, last_x, suffixes[0])
+                n = put_bits(n, last_y, suffixes[1])
+                greater_context = 1
+                for g in range(last_group, -1, -1):
+                    gx, gy = GROUPS[g, 0], GROUPS[g, 1]
                     right = coded[gy, gx + 1] if gx < 7 else 0
                     below = coded[gy + 1, gx] if gy < 7 else 0
-                    explicit = 0 < g < last // 16
+                    explicit = 0 < g < last_group
                     if explicit:
-                        bins[n, 0] = 49 + (2 if c > 0 else 0) + (1 if right + below > 0 else 0)
-                        bins[n, 1] = coded[gy, gx]
-                        n += 1
+                        n = put(n, GROUP + 2 * chroma + (1 if right + below > 0 else 0), coded[gy, gx])
                         if coded[gy, gx] == 0:
                             continue
-                    count = 0
-                    first = 15
-                    if g == last // 16:
+                    count, first = 0, 15
+                    if g == last_group:
                         first = last % 16 - 1
                         levels[0] = residual[last_y, last_x]
                         count = 1
                     for k in range(first, -1, -1):
-                        px, py = scan[k, 0], scan[k, 1]
+                        px, py = SCAN[k, 0], SCAN[k, 1]
                         level = residual[4 * gy + py, 4 * gx + px]
-                        if not (k == 0 and explicit and count == 0):
+                        if k > 0 or count > 0 or not explicit:  # else it is known that this one is not zero
                             if g == 0 and k == 0:
-                                sig = 0
+                                context = 0
                             else:
-                                pattern = right + 2 * below
-                                if pattern == 0:
-                                    sig = 2 if px + py == 0 else (1 if px + py < 3 else 0)
-                                elif pattern == 1:
-                                    sig = 2 if py == 0 else (1 if py == 1 else 0)
-                                elif pattern == 2:
-                                    sig = 2 if px == 0 else (1 if px == 1 else 0)
+                                if right and below:
+                                    context = 2
+                                elif right or below:
+                                    context = max(2 - (py if right else px), 0)
                                 else:
-                                    sig = 2
-                                if c == 0:
-                                    sig += (3 if g > 0 else 0) + 21
-                                else:
-                                    sig += 12
-                            bins[n, 0], bins[n, 1] = 53 + sig + (27 if c > 0 else 0), 1 if level != 0 else 0
-                            n += 1
+                                    context = 2 if px + py == 0 else (1 if px + py < 3 else 0)
+                                context += 12 if chroma else 21 + (3 if g > 0 else 0)
+                            n = put(n, SIGNIFICANT + 27 * chroma + context, level != 0)
                         if level != 0:
                             levels[count] = level
                             count += 1
                     if count == 0:
                         continue
-                    context = 2 if g > 0 and c == 0 else 0
-                    if c1 == 0:
-                        context += 1
-                    c1 = 1
-                    second = -1
+                    context = (2 if g > 0 and not chroma else 0) + (1 if greater_context == 0 else 0)
+                    greater_context, first_greater = 1, -1
                     for i in range(min(count, 8)):
-                        greater = 1 if abs(levels[i]) > 1 else 0
-                        bins[n, 0], bins[n, 1] = 95 + (16 if c > 0 else 0) + 4 * context + c1, greater
-                        n += 1
+                        greater = abs(levels[i]) > 1
+                        n = put(n, GREATER1 + 16 * chroma + 4 * context + greater_context, greater)
                         if greater:
-                            c1 = 0
-                            if second < 0:
-                                second = i
-                        elif 0 < c1 < 3:
-                            c1 += 1
-                    if second >= 0:
-                        bins[n, 0], bins[n, 1] = 119 + (4 if c > 0 else 0) + context, 1 if abs(levels[second]) > 2 else 0
-                        n += 1
+                            greater_context = 0
+                            if first_greater < 0:
+                                first_greater = i
+                        elif 0 < greater_context < 3:
+                            greater_context += 1
+                    if first_greater >= 0:
+                        n = put(n, GREATER2 + 4 * chroma + context, abs(levels[first_greater]) > 2)
                     for i in range(count):
-                        bins[n, 0], bins[n, 1] = 254, 1 if levels[i] < 0 else 0
-                        n += 1
+                        n = put(n, BYPASS, levels[i] < 0)
                     rice, expected = 0, 3
                     for i in range(count):
-                        size_of = abs(levels[i])
+                        size = abs(levels[i])
                         base = expected if i < 8 else 1
-                        if size_of >= base:
-                            rest = size_of - base
-                            length = rest >> rice
-                            if length < 3:
-                                for _ in range(length):
-                                    bins[n, 0], bins[n, 1] = 254, 1
-                                    n += 1
-                                bins[n, 0], bins[n, 1] = 254, 0
-                                n += 1
-                                for j in range(rice - 1, -1, -1):
-                                    bins[n, 0], bins[n, 1] = 254, (rest >> j) & 1
-                                    n += 1
-                            else:
+                        if size >= base:
+                            rest = size - base
+                            ones, length = rest >> rice, rice
+                            if ones >= 3:
                                 rest -= 3 << rice
-                                bits = rice
-                                while rest >= (1 << bits):
-                                    rest -= 1 << bits
-                                    bits += 1
-                                for _ in range(3 + bits - rice):
-                                    bins[n, 0], bins[n, 1] = 254, 1
-                                    n += 1
-                                bins[n, 0], bins[n, 1] = 254, 0
-                                n += 1
-                                for j in range(bits - 1, -1, -1):
-                                    bins[n, 0], bins[n, 1] = 254, (rest >> j) & 1
-                                    n += 1
-                            if size_of > (3 << rice):
+                                while rest >= (1 << length):
+                                    rest -= 1 << length
+                                    length += 1
+                                ones = 3 + length - rice
+                            n = put_ones(n, BYPASS, ones)
+                            n = put(n, BYPASS, 0)
+                            n = put_bits(n, rest, length)
+                            if size > (3 << rice):
                                 rice = min(rice + 1, 4)
-                        if size_of >= 2:
+                        if size >= 2:
                             expected = 2
-        bins[n, 0], bins[n, 1] = 255, 1 if last_row and left + 64 >= width else 0
-        n += 1
+        n = put(n, TERMINATE, last_row and left + 64 >= width)
     return n
 
 
@@ -275,22 +260,20 @@ def code_bins(
     count,  # of them that are coded
     states,  # int64 [contexts], in and out: 2 * pStateIdx + valMps
     engine,  # int64 [5], in and out: low, range, bits left, buffered bytes, buffered byte
-    ranges,  # int64 [64, 4], RANGE_LPS
-    following,  # int64 [64], NEXT_LPS
     out,  # uint8 [m], out
-    written,  # bytes in `out`
     final,  # whether the slice ends here
 ):
-    """Arithmetic coding (section 9.3.4.3, as an encoder); returns how many bytes there are now."""
+    """Arithmetic coding (section 9.3.4.3, as an encoder); returns how many bytes were written."""
     low, width, left, buffered, byte = engine[0], engine[1], engine[2], engine[3], engine[4]
+    written = 0
     for i in range(count):
         context, value = bins[i, 0], bins[i, 1]
-        if context == 254:
+        if context == BYPASS:
             low <<= 1
             if value:
                 low += width
             left -= 1
-        elif context == 255:
+        elif context == TERMINATE:
             width -= 2
             if value:
                 low += width
@@ -304,38 +287,20 @@ def code_bins(
         else:
             state = states[context] >> 1
             most = states[context] & 1
-            least = ranges[state, (width >> 6) & 3]
+            least = RANGE_LPS[state, (width >> 6) & 3]
             width -= least
             if value != most:
                 low += width
                 width = least
                 if state == 0:
                     most = 1 - most
-                states[context] = 2 * following[state] + most
+                states[context] = 2 * NEXT_LPS[state] + most
             else:
                 states[context] = 2 * min(state + 1, 62) + most
             while width < 256:
                 low <<= 1
                 width <<= 1
                 left -= 1
-                if left < 12:
-                    lead = low >> (24 - left)
-                    left += 8
-                    low &= 0xFFFFFFFF >> left
-                    if lead == 0xFF:
-                        buffered += 1
-                    elif buffered > 0:
-                        carry = lead >> 8
-                        out[written] = (byte + carry) & 0xFF
-                        written += 1
-                        while buffered > 1:
-                            out[written] = (0xFF + carry) & 0xFF
-                            written += 1
-                            buffered -= 1
-                        byte = lead & 0xFF
-                    else:
-                        buffered = 1
-                        byte = lead
         if left < 12:
             lead = low >> (24 - left)
             left += 8
@@ -355,22 +320,15 @@ def code_bins(
                 buffered = 1
                 byte = lead
     if final:
-        if low >> (32 - left):
-            out[written] = (byte + 1) & 0xFF
+        carry = low >> (32 - left)
+        low -= carry << (32 - left)
+        if buffered > 0:
+            out[written] = (byte + carry) & 0xFF
             written += 1
-            while buffered > 1:
-                out[written] = 0
-                written += 1
-                buffered -= 1
-            low -= 1 << (32 - left)
-        else:
-            if buffered > 0:
-                out[written] = byte
-                written += 1
-            while buffered > 1:
-                out[written] = 0xFF
-                written += 1
-                buffered -= 1
+        while buffered > 1:
+            out[written] = (0xFF + carry) & 0xFF
+            written += 1
+            buffered -= 1
         # what is left of the interval, the bit that ends the slice data, and zeros up to a byte
         rest, size = ((low >> 8) << 1) | 1, 24 - left + 1
         while size % 8:

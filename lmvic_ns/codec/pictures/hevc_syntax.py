@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from lmvic_ns.codec.pictures.hevc_loops import INITIAL, NEXT_LPS, RANGE_LPS, bins_of_row, code_bins
+from lmvic_ns.codec.pictures.hevc_loops import INITIAL, bins_of_row, code_bins
 
 START = b"\x00\x00\x00\x01"
 BLOCK = 32
@@ -118,27 +118,19 @@ def lossless_picture(planes: UInt8[np.ndarray, "3 h w"], number: int) -> bytes:
     bins = np.empty((3 * 64 * (width + 64) * _BINS_PER_SAMPLE, 2), dtype=np.uint8)
     parts = []
     for top in range(0, height, 64):
-        count = bins_of_row(samples, top, diagonal(4), diagonal(8), bins)
+        count = bins_of_row(samples, top, bins)
         out = np.empty(count + 64, dtype=np.uint8)
-        size = code_bins(bins, count, states, engine, RANGE_LPS, NEXT_LPS, out, 0, top + 64 >= height)
+        size = code_bins(bins, count, states, engine, out, top + 64 >= height)
         parts.append(out[:size].tobytes())
     return _unit(_IDR_N_LP if number == 0 else _TRAIL_R, header.ending() + b"".join(parts))
 
 
-def diagonal(side: int) -> np.ndarray:
-    """Positions (x, y) of a square in up-right diagonal order (section 6.5.3)."""
-    order = [(x, total - x) for total in range(2 * side - 1) for x in range(side) if 0 <= total - x < side]
-    return np.array(order, dtype=np.int64)
-
-
-def stream(references: Sequence[UInt8[np.ndarray, "3 h w"]], slice_unit: bytes) -> list[bytes]:
-    """The coded pictures that a decoder takes, one after another: the references, then a P slice.
+def reference_pictures(references: Sequence[UInt8[np.ndarray, "3 h w"]]) -> list[bytes]:
+    """What a decoder takes before the P slice, picture by picture.
 
     Args:
         references: all of one size, sides multiples of 32; the last is the first of the slice's list.
-        slice_unit: NAL unit of the slice, without a start code.
     """
     _, height, width = references[0].shape
     pictures = [lossless_picture(planes, number) for number, planes in enumerate(references)]
-    pictures[0] = parameter_sets(height, width, len(references)) + pictures[0]
-    return [*pictures, START + slice_unit]
+    return [parameter_sets(height, width, len(references)) + pictures[0], *pictures[1:]]
