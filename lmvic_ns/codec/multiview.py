@@ -28,7 +28,7 @@ from lmvic_ns.codec.planning import (
     scene_cameras,
 )
 from lmvic_ns.codec.quality import LEVELS
-from lmvic_ns.codec.records import DEFAULT_QUALITY, DecodedView, EncodedView, EncodeOptions, options_digest
+from lmvic_ns.codec.records import DEFAULT_QUALITY, EXACT_PSNR, DecodedView, EncodedView, EncodeOptions, options_digest
 from lmvic_ns.codec.state import ReferenceState
 from lmvic_ns.codec.view_mode import Mode
 from lmvic_ns.codec.weights import Weights, load_weights
@@ -37,7 +37,6 @@ from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.tree.reference_tree import ReferenceTree
 
-_EXACT_PSNR = 99.0
 ROOT_PIXELS = 0.5
 """A step of a root's depth moves its median pixel so far in a child."""
 
@@ -157,7 +156,7 @@ class MultiViewCodec:
                         state = self.decode_unit(header, cameras, view, depth_part, image_part, reference)
                 elif options.lossless:
                     stored = exact_picture(scene.image(view)[None], scene.original(view))
-                    depth_part, image_part, state, psnr = b"", bytes([Mode.STORED]) + stored, None, _EXACT_PSNR
+                    depth_part, image_part, state, psnr = b"", bytes([Mode.STORED]) + stored, None, EXACT_PSNR
                     writer.add_unit(view, depth_part, image_part)
                 else:
                     image = scene.image(view)[None]
@@ -367,4 +366,4 @@ def _descendants(children: Mapping[int, Sequence[int]], view: int) -> list[int]:
 def _psnr_8bit(decoded: Tensor, original: Tensor) -> float:
     levels = (decoded.cpu().float() * 255).round(), (original.cpu().float() * 255).round()
     error = (levels[0] - levels[1]).square().mean().item()
-    return _EXACT_PSNR if error == 0 else float(10 * np.log10(255**2 / error))
+    return EXACT_PSNR if error == 0 else float(10 * np.log10(255**2 / error))

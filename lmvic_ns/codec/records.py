@@ -15,6 +15,8 @@ from lmvic_ns.codec.state import ReferenceState
 from lmvic_ns.geometry.cameras import Cameras
 
 DEFAULT_QUALITY = 32
+EXACT_PSNR = 99.0
+"""PSNR in dB that stands for a picture without any error."""
 
 
 class ViewCodec(Protocol):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lmvic_ns.evaluation.downstream import ORIGINALS, Run
-from lmvic_ns.evaluation.report import markdown_table, write_csv
+from lmvic_ns.evaluation.report import curve_style, markdown_table, two_plots, write_csv
 
 TABLES = ("downstream.csv", "downstream.md")
 
@@ -63,39 +63,21 @@ def downstream_table(runs: Sequence[Run]) -> str:
 
 def plot_downstream(runs: Sequence[Run], path: Path, title: str) -> None:
     """PSNR and SSIM of held-out views over bytes, side by side; the originals are a line, their seeds a band."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["text.parse_math"] = False  # names of folders may hold dollar signs
-    from matplotlib import pyplot
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(13, 5))
     originals = [run for run in runs if run.codec == ORIGINALS]
     codecs = [name for name in dict.fromkeys(run.codec for run in runs) if name != ORIGINALS]
-    for axis, quality, label in zip(axes, ("psnr", "ssim"), ("held-out views, PSNR, dB", "held-out views, SSIM"), strict=True):
-        values = [getattr(run, quality) for run in originals]
-        if values:
-            seeds = f", mean of {len(values)} seeds" if len(values) > 1 else ""
-            axis.axhline(_mean(values), color="0.4", linestyle="--", label=f"trained on the originals{seeds}")
-            axis.axhspan(min(values), max(values), color="0.85")
-        for number, codec in enumerate(codecs):
-            curve = sorted((run for run in runs if run.codec == codec), key=lambda run: run.bytes)
-            style = {"color": f"C{number % 10}", "marker": "os^vD"[number % 5], "markersize": 5, "label": codec}
-            width = 2.2 if codec.startswith("lmvic") else 1.2
-            axis.plot([run.bytes / 1000 for run in curve], [getattr(run, quality) for run in curve], linewidth=width, **style)
-        axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.set_xlabel("all training views, kB")
-        axis.set_ylabel(label)
-        axis.grid(alpha=0.3, which="both")
-    axes[0].legend(fontsize=8)
-    figure.suptitle(f"{title}: a splat trained on coded pictures, against held-out photographs")
-    figure.tight_layout()
-    figure.savefig(path, dpi=100, metadata={"Software": None})
-    pyplot.close(figure)
+    title = f"{title}: a splat trained on coded pictures, against held-out photographs"
+    labels = ("held-out views, PSNR, dB", "held-out views, SSIM")
+    with two_plots(path, title, "all training views, kB", labels) as axes:
+        for axis, quality in zip(axes, ("psnr", "ssim"), strict=True):
+            values = [getattr(run, quality) for run in originals]
+            if values:
+                seeds = f", mean of {len(values)} seeds" if len(values) > 1 else ""
+                axis.axhline(_mean(values), color="0.4", linestyle="--", label=f"trained on the originals{seeds}")
+                axis.axhspan(min(values), max(values), color="0.85")
+            for number, codec in enumerate(codecs):
+                curve = sorted((run for run in runs if run.codec == codec), key=lambda run: run.bytes)
+                sizes = [run.bytes / 1000 for run in curve]
+                axis.plot(sizes, [getattr(run, quality) for run in curve], **curve_style(number, codec))
 
 
 def _by_codec(runs: Sequence[Run]) -> Callable[[Run], tuple[int, int]]:

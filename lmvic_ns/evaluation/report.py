@@ -7,7 +7,8 @@ import html
 import math
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +132,27 @@ def _percent(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:+.1f}"
 
 
-def plot_png(points: Sequence[RatePoint], path: Path, title: str) -> None:
-    """PSNR and MS-SSIM (in dB) over bits per pixel, side by side."""
+def curve_style(number: int, label: str) -> dict[str, Any]:
+    """Colour, marker and width of the curve of a codec; ours are wide."""
+    return {
+        "color": f"C{number % 10}",
+        "marker": "os^vD"[number % 5],
+        "markersize": 4,
+        "linewidth": 2.2 if label.startswith("lmvic") else 1.2,
+        "label": label,
+    }
+
+
+@contextmanager
+def two_plots(path: Path, title: str, rate: str, qualities: Sequence[str]) -> Iterator[Sequence[Any]]:
+    """Two pairs of axes side by side, to be drawn on: qualities over a rate in logarithmic steps. Then they are written.
+
+    Args:
+        path: the PNG file.
+        title: above both.
+        rate: label of the horizontal axes.
+        qualities: labels of the vertical ones.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -141,18 +161,13 @@ def plot_png(points: Sequence[RatePoint], path: Path, title: str) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure, axes = pyplot.subplots(1, 2, figsize=(13, 5))
-    for number, ((_, label), curve) in enumerate(curves(points).items()):
-        style = {"color": f"C{number % 10}", "marker": "os^vD"[number % 5], "markersize": 4, "label": label}
-        style |= {"linewidth": 2.2 if label.startswith("lmvic") else 1.2, "linestyle": "--" if "file order" in label else "-"}
-        rates = [p.bits_per_pixel for p in curve]
-        axes[0].plot(rates, [p.psnr for p in curve], **style)
-        axes[1].plot(rates, [p.ms_ssim_db for p in curve], **style)
-    for axis, name in zip(axes, ("PSNR, dB", "MS-SSIM, dB"), strict=True):
+    yield axes
+    for axis, name in zip(axes, qualities, strict=True):
         axis.set_xscale("log")
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.set_xlabel("bits per pixel")
+        axis.set_xlabel(rate)
         axis.set_ylabel(name)
         axis.grid(alpha=0.3, which="both")
     axes[0].legend(fontsize=8)
@@ -161,6 +176,16 @@ def plot_png(points: Sequence[RatePoint], path: Path, title: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100, metadata={"Software": None})
     pyplot.close(figure)
+
+
+def plot_png(points: Sequence[RatePoint], path: Path, title: str) -> None:
+    """PSNR and MS-SSIM (in dB) over bits per pixel, side by side."""
+    with two_plots(path, title, "bits per pixel", ("PSNR, dB", "MS-SSIM, dB")) as axes:
+        for number, ((_, label), curve) in enumerate(curves(points).items()):
+            style = curve_style(number, label) | {"linestyle": "--" if "file order" in label else "-"}
+            rates = [p.bits_per_pixel for p in curve]
+            axes[0].plot(rates, [p.psnr for p in curve], **style)
+            axes[1].plot(rates, [p.ms_ssim_db for p in curve], **style)
 
 
 def plot_html(points: Sequence[RatePoint], path: Path, title: str) -> None:

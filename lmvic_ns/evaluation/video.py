@@ -28,7 +28,7 @@ def _av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise MissingCodecError("video codecs need PyAV: pip install 'lmvic-ns[eval]'") from error
+        raise MissingCodecError("video codecs need PyAV: pip install av") from error
     return av
 
 

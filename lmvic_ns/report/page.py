@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lmvic_ns.codec.records import EXACT_PSNR
 from lmvic_ns.report.details import WHITE_ERROR, ViewDetails
 from lmvic_ns.report.files import MARK
 from lmvic_ns.report.pictures import ViewPictures, data_url, tree_svg
@@ -22,7 +23,6 @@ from lmvic_ns.scene import MultiViewScene
 if TYPE_CHECKING:
     from lmvic_ns.report.report import Collector
 
-_EXACT = 99.0
 _FORMAT_NAMES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "jpeg_90": "JPEG of quality 90", "png": "PNG"}
 _PSNR_HELP = (
     "PSNR, in decibels (dB), compares a decoded view with the captured one: the higher, the closer. Around 30 dB fine texture "
@@ -97,7 +97,7 @@ def lead(data: dict[str, Any]) -> str:
         words = f"{size_text(before)} to <b>{size_text(total)}</b>, {ratio} than the captured files"
         if data["downscale"] > 1:
             words += f" (at 1/{data['downscale']} of their width and height)"
-    if worst["psnr"] >= _EXACT:
+    if worst["psnr"] >= EXACT_PSNR:
         return f"{words}; every picture is exact; {_duration(data)}."
     words += _against_jpeg(data)
     quality = f"Mean {data['psnr']:.1f} dB; worst view {_text(worst['name'])}, {worst['psnr']:.1f} dB"
@@ -116,7 +116,7 @@ def _against_jpeg(data: dict[str, Any]) -> str:
 
 def histogram(values: Sequence[float]) -> str:
     """PSNR of the views, one bar a decibel."""
-    known = [value for value in values if value < _EXACT]
+    known = [value for value in values if value < EXACT_PSNR]
     if not known:
         return "<p>Every picture is exact.</p>"
     low, high = int(np.floor(min(known))), int(np.floor(max(known)))
@@ -170,7 +170,7 @@ def _facts(data: dict[str, Any]) -> str:
 
 
 def _decibels(value: float) -> str:
-    return "exact" if value >= _EXACT else f"{value:.2f} dB"
+    return "exact" if value >= EXACT_PSNR else f"{value:.2f} dB"
 
 
 def _card(view: ViewDetails, encoded: EncodedFile) -> str:
@@ -209,7 +209,7 @@ def _gallery(encoded: EncodedFile, collected: Collector, data: dict[str, Any]) -
         similarity = view["ms_ssim"]
         cells = [
             (name, _text(name), "text name"),
-            (view["psnr"], "exact" if view["psnr"] >= _EXACT else f"{view['psnr']:.2f}", ""),
+            (view["psnr"], "exact" if view["psnr"] >= EXACT_PSNR else f"{view['psnr']:.2f}", ""),
             (-1 if similarity is None else similarity, "-" if similarity is None else f"{similarity:.4f}", ""),
             (view["bits_per_pixel"], f"{view['bits_per_pixel']:.3f}", ""),
             (size, f"{size:,}", ""),
@@ -267,7 +267,7 @@ def _other_formats(data: dict[str, Any]) -> str:
         found = other.get(name)
         if found is None:
             continue
-        quality = f"{found['psnr']:.2f} dB" if found["psnr"] < _EXACT else "exact"
+        quality = f"{found['psnr']:.2f} dB" if found["psnr"] < EXACT_PSNR else "exact"
         if name in FORMATS:
             quality = "the same" if found["reached"] else f"at most {quality}"
         rows.append([title, size_text(found["bytes"]), f"{found['bytes'] / total:.2f}", quality])

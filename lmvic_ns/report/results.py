@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from lmvic_ns.codec.records import EncodedView
+from lmvic_ns.codec.records import EXACT_PSNR, EncodedView
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.report.terminal import duration_text, size_text
 from lmvic_ns.tree.reference_tree import ReferenceTree
 
-_FAR_WORSE, _NAMED, _EXACT = 6.0, 5, 99.0
+_FAR_WORSE, _NAMED = 6.0, 5
 DO_NOT_RELY = "do not rely on this file, and please report it"
 
 
@@ -109,7 +109,9 @@ def closing_line(encoded: EncodedFile, files: Sequence[Path], seconds: float, do
     before, after = sum(path.stat().st_size for path in files if path.is_file()), encoded.size
     worst = min(encoded.views, key=known_psnr)
     quality = (
-        "every picture bit for bit" if known_psnr(worst) >= _EXACT else f"worst view {worst.name}, {known_psnr(worst):.1f} dB"
+        "every picture bit for bit"
+        if known_psnr(worst) >= EXACT_PSNR
+        else f"worst view {worst.name}, {known_psnr(worst):.1f} dB"
     )
     ratio = f"{before / after:.1f} times smaller" if before >= after else f"{after / before:.2f} times larger" if before else ""
     ratio += f" (at 1/{downscale} of the size)" if downscale > 1 else ""
@@ -146,7 +148,7 @@ def result_data(encoded: EncodedFile, files: Sequence[Path], seconds: float, *, 
 
 def remarkable_views(views: Sequence[EncodedView], lossless: bool = False) -> list[str]:
     """A line on views that are stored as ordinary pictures, and one on those that came out far worse than the mean."""
-    inexact = [known_psnr(view) for view in views if known_psnr(view) < _EXACT] or [_EXACT]
+    inexact = [known_psnr(view) for view in views if known_psnr(view) < EXACT_PSNR] or [EXACT_PSNR]
     mean = sum(inexact) / len(inexact)  # exact views would make all others look bad
     lines = []
     stored = [] if lossless else [view for view in views if view.stored]

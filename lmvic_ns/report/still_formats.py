@@ -13,6 +13,7 @@ from PIL import Image, features
 
 from lmvic_ns._util.metrics import psnr
 from lmvic_ns._util.picture_files import LONGEST_SIDE
+from lmvic_ns.codec.records import EXACT_PSNR
 
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     "jpeg": ("JPEG", {}),
@@ -25,7 +26,6 @@ JPEG_QUALITY = 90
 MOST_COMPARED = 8
 """Views of a sample: each takes some twenty encodes."""
 _COMPARED_PIXELS = 24_000_000
-_EXACT = 99.0
 
 
 @dataclass
@@ -60,16 +60,16 @@ class FormatSample:
         """
         if view not in self.views:
             return
-        self._note("png", _png_bytes(pixels), _EXACT)
+        self._note("png", _png_bytes(pixels), EXACT_PSNR)
         self._note("jpeg_90", *coded("jpeg", pixels, JPEG_QUALITY))
         for name in FORMATS:
-            if target < _EXACT and available(name):
+            if target < EXACT_PSNR and available(name):
                 size, reached = as_good(name, pixels, target)
                 self._note(name, size, reached)
                 self.short |= {name} if reached < target else set()
 
     def _note(self, name: str, size: int, reached: float) -> None:
-        self.found.setdefault(name, []).append((size, min(reached, _EXACT)))
+        self.found.setdefault(name, []).append((size, min(reached, EXACT_PSNR)))
 
     def as_dict(self) -> dict[str, Any]:
         """Number of views in the sample, and for each format its bytes for all views and mean PSNR.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lmvic_ns.codec.records import EXACT_PSNR
 from lmvic_ns.drawing import colours
 from lmvic_ns.drawing.images import PanelImage, beside, fit
 from lmvic_ns.drawing.markdown import literal
@@ -23,7 +24,6 @@ from lmvic_ns.viewer.space import Space
 
 _THUMBNAIL = 96  # pixels across
 _SETTLE = 0.15  # seconds without another wish, before a view is decoded: sliders pass many on their way
-_EXACT = 99.0
 _REFRESH = 16  # decoded views after which the points' colours and the list of the worst are renewed
 _CODING_HELP = (
     "Black or dark red error: the reference predicts the view well. Torn edges, yellow and white error, many pink stripes: "
@@ -274,7 +274,7 @@ class ViewPage:
         bits = source.bits(view)
         facts += [] if bits is None else [f"**{bits:.3f}** bits a pixel"]
         if shown is not None and shown.psnr is not None:
-            facts.append("exact" if shown.psnr >= _EXACT else f"**{shown.psnr:.2f} dB**")
+            facts.append("exact" if shown.psnr >= EXACT_PSNR else f"**{shown.psnr:.2f} dB**")
         facts += [f"decoded in {spent:.1f} s"] if spent > 0.3 and source.coded else []
         lines = [f"**{literal(source.names[view])}**, view {view + 1} of {len(source.names)}", ", ".join(facts)]
         originals = source.originals
