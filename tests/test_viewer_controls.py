@@ -298,6 +298,8 @@ def _type_into_slider(browser, value: int) -> None:
     field = browser.find_element(
         "css selector", "input.mantine-NumberInput-input, input[inputmode=decimal], input[inputmode=numeric]"
     )
+    # a field that shows this number already, since the page has not yet followed, would tell of no change
+    wait_for("another number beside the slider", lambda: field.get_attribute("value") != str(value))
     field.click()
     field.send_keys(Keys.CONTROL, "a")
     field.send_keys(str(value), Keys.ENTER)
