@@ -18,6 +18,7 @@ from lmvic_ns.codec.pictures import hevc, hevc_loops
 from lmvic_ns.codec.pictures.hevc import HevcSearch, from_samples, hevc_picture, read_hevc_picture, to_samples
 from lmvic_ns.codec.pictures.hevc_syntax import lossless_picture, parameter_sets
 from lmvic_ns.codec.quality import image_lambda
+from lmvic_ns.codec.state import MOST_ANCESTORS, ReferenceState
 from lmvic_ns.codec.view_mode import Mode
 from lmvic_ns.errors import BitstreamError
 
@@ -124,6 +125,45 @@ def test_illumination_goes_along() -> None:
     assert image[0] == Mode.HEVC | 16
     back = codec.decompress(part, image, SIZE, camera(0.3), reference, 48)
     assert torch.allclose(back.image, state.image, atol=1e-5)
+
+
+def hidden(view: Tensor, left: int, seed: int) -> Tensor:
+    """The view with something in front of a part of it."""
+    rough = torch.rand(1, 3, 16, 10, generator=torch.Generator().manual_seed(seed))
+    view = view.clone()
+    view[..., 12:84, left : left + 40] = torch.nn.functional.interpolate(rough, (72, 40), mode="bicubic").clamp(0, 1)
+    return (view * 255).round() / 255
+
+
+def test_what_the_reference_hides_comes_from_its_own_reference() -> None:
+    codec, depth = load_codec("tiny").model, torch.full((1, *SIZE), 0.5, dtype=torch.float64)
+    views = [(picture(0.0) * 255).round() / 255, hidden(picture(3.0), 20, 1), hidden(picture(6.0), 70, 2), picture(9.0)]
+    reference: ReferenceState | None = None
+    sizes: dict[int, int] = {}
+    for number, view in enumerate(views):
+        here = camera(0.1 * number)
+        for ancestors in (0, 2):
+            effort = replace(ONLY_HEVC, hevc=HevcSearch("fast", ancestors=ancestors))
+            part, image, state = codec.compress(view, depth, here, reference, 40, None, effort)
+            sizes[ancestors] = len(part) + len(image)
+            back = codec.decompress(part, image, SIZE, here, reference, 40)
+            assert torch.allclose(back.image, state.image, atol=1e-5)
+            assert len(back.ancestors) == len(state.ancestors) == min(number, MOST_ANCESTORS)
+        reference = back
+    assert image[0] & 15 == Mode.HEVC_ANCESTORS and sizes[2] < 0.9 * sizes[0]
+    # without its ancestors the view cannot be read
+    assert reference is not None
+    alone = replace(reference, ancestors=())
+    with pytest.raises(BitstreamError, match="expected an ancestor"):
+        codec.decompress(part, image, SIZE, here, alone, 40)
+
+
+def test_a_long_chain_keeps_few_ancestors_in_8_bits() -> None:
+    state = ReferenceState(picture(0.0), torch.zeros(1, 24, 32), camera(0.0))
+    for number in range(6):
+        state = ReferenceState(picture(float(number)), torch.zeros(1, 24, 32), camera(0.1 * number)).below(state)
+    assert [ancestor.image.dtype for ancestor in state.ancestors] == [torch.uint8] * MOST_ANCESTORS
+    assert torch.equal(state.ancestors[0].image, (picture(4.0) * 255).round().byte())
 
 
 @pytest.mark.parametrize("level", [12, 40])

@@ -16,7 +16,7 @@ from lmvic_ns.codec.networks.hyper_context import HyperContext
 from lmvic_ns.codec.networks.model import MultiViewModel
 from lmvic_ns.codec.pictures.illumination import Illumination, fit_illumination
 from lmvic_ns.codec.quality import image_lambda
-from lmvic_ns.codec.view_mode import Mode, ViewMode, read_view_mode
+from lmvic_ns.codec.view_mode import AncestorReference, Mode, ViewMode, read_view_mode
 from lmvic_ns.errors import BitstreamError
 
 MEDIUM = Effort.named("medium")
@@ -123,15 +123,24 @@ def test_modes_are_read_back_and_damage_is_named() -> None:
     matched = Illumination((1, 2, 3), (-4, 5, -6))
     for mode in (ViewMode(Mode.ALONE), ViewMode(Mode.PREDICTED), ViewMode(Mode.PREDICTED, matched), ViewMode(Mode.STORED)):
         assert read_view_mode(mode.to_bytes() + b"rest", True, "view") == (mode, b"rest")
+    further = (AncestorReference(1, matched), AncestorReference(3))
+    for mode in (ViewMode(Mode.HEVC_ANCESTORS, matched, further), ViewMode(Mode.HEVC_ANCESTORS, None, further[1:])):
+        assert read_view_mode(mode.to_bytes() + b"rest", True, "view", generations=3) == (mode, b"rest")
+        with pytest.raises(BitstreamError, match="expected an ancestor"):
+            read_view_mode(mode.to_bytes() + b"rest", True, "view", generations=2)
     for data, reference, message in (
         (b"", True, "found no bytes"),
+        (b"\x06", True, "expected an ancestor, found no bytes"),
+        (b"\x06\x22\x02", True, "expected an ancestor 3..3, found 2"),
+        (b"\x06\x00", True, "expected an ancestor 1..3, found 0"),
+        (b"\x06\x11re", True, "expected 6 bytes"),
         (b"\x07", True, "expected a mode"),
         (b"\x01rest", False, "without a reference"),
         (b"\x10rest", True, "no illumination"),
         (b"\x11re", True, "expected 6 bytes"),
     ):
         with pytest.raises(BitstreamError, match=message):
-            read_view_mode(data, reference, "view 3: image part")
+            read_view_mode(data, reference, "view 3: image part", generations=3)
 
 
 def test_states_hold_no_features() -> None:

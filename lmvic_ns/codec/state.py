@@ -4,10 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from lmvic_ns.geometry.cameras import Cameras
+
+MOST_ANCESTORS = 3
+"""Views above a reference that a decoder keeps for the views that refer to it."""
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """A decoded view above a view's reference in the tree: HEVC pictures may be predicted from it as well.
+
+    Attributes:
+        image: reconstruction, rounded to 0..255.
+        cameras: at full resolution.
+    """
+
+    image: UInt8[Tensor, "1 3 h w"]
+    cameras: Cameras
 
 
 @dataclass
@@ -19,12 +36,21 @@ class ReferenceState:
         inverse_depth: normalised inverse depth at 1/4, multiples of 1/65536 when decoding.
         cameras: at full resolution.
         depth_level: quality level of depth that the learned codec coded; None without, and in training.
+        ancestors: the view's own reference, that one's reference, and so on, at most `MOST_ANCESTORS`.
     """
 
     image: Float[Tensor, "b 3 h w"]
     inverse_depth: Float[Tensor, "b h4 w4"]
     cameras: Cameras
     depth_level: int | None = None
+    ancestors: tuple[Ancestor, ...] = ()
+
+    def below(self, reference: ReferenceState | None) -> ReferenceState:
+        """This state as that of a view with this reference."""
+        if reference is None:
+            return replace(self, ancestors=())
+        image = (reference.image.detach().clamp(0, 1) * 255).round().to(torch.uint8)
+        return replace(self, ancestors=(Ancestor(image, reference.cameras), *reference.ancestors)[:MOST_ANCESTORS])
 
     def detach(self) -> ReferenceState:
         """Without gradients."""

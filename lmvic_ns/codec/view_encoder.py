@@ -33,6 +33,7 @@ from lmvic_ns.codec.pictures.illumination import Illumination, fit_illumination
 from lmvic_ns.codec.pictures.loop_filter import LoopFilter, apply_loop_filter, fit_loop_filter, write_loop_filter
 from lmvic_ns.codec.pictures.stored import cheaper_picture
 from lmvic_ns.codec.quality import LEVELS, coding_noise, image_lambda
+from lmvic_ns.codec.reference_pictures import ancestor_samples, choose_ancestors
 from lmvic_ns.codec.symbols import SymbolWriter
 from lmvic_ns.codec.view_mode import Mode, ViewMode
 from lmvic_ns.geometry.cameras import Cameras
@@ -387,12 +388,20 @@ class ViewEncoder:
         """The view with the same depth as an HEVC P picture where that is cheaper."""
         if self.reference is None or not coded.depth or len(coded.image) < _FEW_BYTES:
             return coded
-        context = self._context_of(coded)
-        found = hevc_picture(self.image, self.model.hevc_references(self.reference, context, self.size), self.weight, search)
+        context, reference = self._context_of(coded), self.reference
+        depth = coded.state.inverse_depth
+        aligned = context.aligned[..., : self.size[0], : self.size[1]]
+        noise = coding_noise(self.level)
+        further = choose_ancestors(self.image, aligned, reference.ancestors, depth, self.cameras, noise, search.ancestors)
+        samples = ancestor_samples(further, reference.ancestors, depth, self.cameras, self.size, self.image.dtype)
+        found = hevc_picture(
+            self.image, [*samples, *self.model.hevc_references(reference, context, self.size)], self.weight, search
+        )
         if found is None:
             return coded
         state = replace(coded.state, image=found.image.to(self.image.device, self.image.dtype))
-        view = self._priced(CodedView(coded.depth, ViewMode(Mode.HEVC, self.illumination), found.data, state, context=context))
+        mode = ViewMode(Mode.HEVC_ANCESTORS if further else Mode.HEVC, self.illumination, further)
+        view = self._priced(CodedView(coded.depth, mode, found.data, state, context=context))
         if loop_filter and view.cost <= _CLOSE * coded.cost:
             view = self._with_loop_filter(view)
         return min(coded, view, key=_cost)

@@ -43,6 +43,20 @@ def brighter(scene: MultiViewScene) -> MultiViewScene:
     return MultiViewScene(scene.names, scene.cameras, image, scene.inverse_depth)
 
 
+def with_passers_by(scene: MultiViewScene) -> MultiViewScene:
+    """The scene with something in front of it in views 1 and 2, at different places: view 3 finds each part in another view."""
+
+    def image(index: int) -> torch.Tensor:
+        picture = scene.image(index).clone()
+        if index in (1, 2):
+            rough = torch.rand(3, 10, 8, generator=torch.Generator().manual_seed(index))
+            rough = torch.nn.functional.interpolate(rough[None], (60, 32), mode="bicubic")[0]
+            picture[:, 10:70, 48 * index - 40 : 48 * index - 8] = rough.clamp(0, 1)
+        return (picture * 255).round() / 255
+
+    return MultiViewScene(scene.names, scene.cameras, image, scene.inverse_depth)
+
+
 def main() -> int:
     weights = GOLDEN / "small.safetensors"
     if not weights.exists():
@@ -60,6 +74,11 @@ def main() -> int:
         "learned-depth": (scene, tree, EncodeOptions(24, effort=networks.with_learned_depth())),
         "av1": (scene, tree, EncodeOptions(30, effort=pictures)),
         "hevc": (brighter(plane_scene([(80, 96)] * 4, detail=3.0)), tree, EncodeOptions(40, effort=blocks)),
+        "hevc-ancestors": (
+            with_passers_by(brighter(plane_scene([(80, 96)] * 4, detail=3.0))),
+            ReferenceTree.from_parents(range(4), (-1, 0, 1, 2)),
+            EncodeOptions(40, effort=blocks),
+        ),
         "stored": (plane_scene([(56, 72)] * 2, detail=3.0), None, EncodeOptions(20)),
         "lossless": (scene, independent_views(4), EncodeOptions(lossless=True, with_depth=False)),
     }

@@ -25,13 +25,14 @@ from lmvic_ns.codec.pictures.hevc import read_hevc_picture, to_samples
 from lmvic_ns.codec.pictures.loop_filter import WarpedReference, apply_loop_filter, read_loop_filter
 from lmvic_ns.codec.pictures.stored import read_stored_picture
 from lmvic_ns.codec.quality import LEVELS, coding_noise
+from lmvic_ns.codec.reference_pictures import ancestor_samples, correspondence
 from lmvic_ns.codec.state import ReferenceState, ViewOutput
 from lmvic_ns.codec.symbols import SymbolReader, SymbolWriter
 from lmvic_ns.codec.view_encoder import ViewEncoder
 from lmvic_ns.codec.view_mode import Mode, read_view_mode
 from lmvic_ns.errors import BitstreamError
 from lmvic_ns.geometry.cameras import Cameras
-from lmvic_ns.geometry.disparity import disparity_and_mask, downsample_inverse_depth, upsample_inverse_depth
+from lmvic_ns.geometry.disparity import downsample_inverse_depth
 from lmvic_ns.geometry.prediction import predict_inverse_depth
 from lmvic_ns.geometry.warp import warp
 
@@ -216,14 +217,8 @@ class MultiViewModel(nn.Module):
         h, w = size
         dtype = reference.image.dtype
         if self.ablation.alignment:
-            found = disparity_and_mask(
-                upsample_inverse_depth(inverse_depth, h, w),
-                cameras,
-                # a reference at infinity hides nothing: what does not fit is left to the entropy model, which sees it
-                reference.image.new_zeros(reference.image.shape[0], *reference.image.shape[-2:], dtype=torch.float32),
-                reference.cameras,
-            )
-            disparity, mask = found.disparity, found.mask[:, None]
+            source_size = reference.image.shape[-2], reference.image.shape[-1]
+            disparity, mask = correspondence(inverse_depth, cameras, size, reference.cameras, source_size)
         else:
             disparity = reference.image.new_zeros(reference.image.shape[0], h, w, 2, dtype=torch.float32)
             mask = torch.ones(disparity.shape[0], 1, h, w, dtype=torch.bool, device=disparity.device)
@@ -267,7 +262,7 @@ class MultiViewModel(nn.Module):
         """
         image = image.to(self.table_cdf.device, self._dtype)
         coded = ViewEncoder(self, image, cameras, reference, level).encode(inverse_depth, depth_level, effort or Effort())
-        return coded.depth, coded.image, coded.state
+        return coded.depth, coded.image, coded.state.below(reference)
 
     @torch.no_grad()
     @full_float32()
@@ -286,6 +281,18 @@ class MultiViewModel(nn.Module):
         Raises:
             BitstreamError: a part is damaged; the message names the view and the part.
         """
+        return self._decompress(depth, image, size, cameras, reference, level, name).below(reference)
+
+    def _decompress(
+        self,
+        depth: bytes,
+        image: bytes,
+        size: tuple[int, int],
+        cameras: Cameras,
+        reference: ReferenceState | None,
+        level: int,
+        name: str,
+    ) -> ReferenceState:
         h, w = size
         device = self.table_cdf.device
         decoded_depth = depth_level = None
@@ -303,7 +310,8 @@ class MultiViewModel(nn.Module):
             decoded_depth = self.code_depth(reader, size, depth_level, *self.depth_prior(reference, cameras), None)
             reader.finish()
         part = f"{name}: image part"
-        mode, data = read_view_mode(image, reference is not None and decoded_depth is not None, part)
+        generations = 0 if reference is None else len(reference.ancestors)
+        mode, data = read_view_mode(image, reference is not None and decoded_depth is not None, part, generations)
         if mode.mode is Mode.STORED:
             picture = read_stored_picture(data, size, part).to(device, self._dtype)
             return self.state_of(picture, decoded_depth, cameras, depth_level)
@@ -320,8 +328,10 @@ class MultiViewModel(nn.Module):
             picture = read_av1_picture(data, size, part).to(device, self._dtype)
             if warped is not None:
                 picture = from_difference(picture, difference_prediction(warped.image, warped.mask))
-        elif mode.mode is Mode.HEVC and reference is not None and context is not None:
-            references = self.hevc_references(reference, context, size)
+        elif mode.mode in (Mode.HEVC, Mode.HEVC_ANCESTORS) and reference is not None and context is not None:
+            assert decoded_depth is not None  # as above
+            further = ancestor_samples(mode.ancestors, reference.ancestors, decoded_depth, cameras, size, self._dtype)
+            references = [*further, *self.hevc_references(reference, context, size)]
             picture = read_hevc_picture(data, references, size, part).to(device, self._dtype)
         else:
             picture = self._read_latent(data, part, size, level, context)

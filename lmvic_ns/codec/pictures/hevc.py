@@ -49,10 +49,12 @@ class HevcSearch:
     Attributes:
         preset: x265's, from `ultrafast` to `placebo`.
         neighbours: whether quantizers one and two beside the usual one are tried.
+        ancestors: how many of the views above its reference a view may refer to as well.
     """
 
     preset: str = "slow"
     neighbours: bool = False
+    ancestors: int = 2
 
 
 @dataclass(frozen=True)
