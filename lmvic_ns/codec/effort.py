@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -9,6 +10,7 @@ from lmvic_ns.codec.depth.search import DepthSearch
 from lmvic_ns.codec.latent_refinement import LatentRefinement
 from lmvic_ns.codec.pictures.av1 import Av1Search
 from lmvic_ns.codec.pictures.hevc import HevcSearch
+from lmvic_ns.geometry.cameras import Cameras
 
 EffortName = Literal["fast", "medium", "slow", "slowest"]
 
@@ -54,11 +56,11 @@ class Effort:
         """The same for a view that no other refers to: its depth serves its own picture alone."""
         return replace(self, leaf=True)
 
-    def for_root(self, step: int | None) -> Effort:
-        """The same with this step of depth for a view without a reference; None leaves it."""
+    def for_root(self, step: int | None, children: Sequence[Cameras] = ()) -> Effort:
+        """The same for a view without a reference, with this step of depth (None leaves it) and the views that refer to it."""
         if step is None or self.depth_search is None:
             return self
-        return replace(self, depth_search=replace(self.depth_search, root_step=step))
+        return replace(self, depth_search=replace(self.depth_search, root_step=step, children=tuple(children)))
 
     @staticmethod
     def named(name: EffortName) -> Effort:

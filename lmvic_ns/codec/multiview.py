@@ -165,7 +165,7 @@ class MultiViewCodec:
                         coded_depth = (scene.inverse_depth(view)[None].double() / scale).clamp(0.0, 1.0)
                         if parent < 0:
                             step = root_depth_step(cameras, view, children.get(view, []), coded_depth[0], ROOT_PIXELS)
-                            view_effort = chosen.for_root(step)
+                            view_effort = chosen.for_root(step, [cameras[child] for child in children.get(view, [])])
                         elif view not in has_children:
                             view_effort = chosen.for_leaf()
                     depth_part, image_part, state = self.model.compress(

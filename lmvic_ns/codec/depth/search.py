@@ -36,8 +36,10 @@ class DepthSearch:
         fidelity: bits per leaf and squared step of difference from the scene's depth, at most nine squared steps. It decides
             where there is no texture.
         root_step: step of a view without a prediction, in units of 1/65536.
-        root_weight: bits for each leaf and squared step of its error, at lambda = 500; grows with sqrt(lambda). All views that
-            descend from it inherit the root's depth.
+        root_weight: bits for each leaf and squared step of its error where no children are known, at lambda = 500; grows with
+            sqrt(lambda). All views that descend from a root inherit its depth.
+        root_worth: weight of a root's errors where its children are known, in children: 1 counts what one of them loses.
+        children: cameras of the views that refer to a root.
     """
 
     reach: int = 32
@@ -46,6 +48,8 @@ class DepthSearch:
     fidelity: float = 0.01
     root_step: int = 256
     root_weight: float = 2.0
+    root_worth: float = 2.0
+    children: tuple[Cameras, ...] = ()
 
 
 class WarpCosts:
@@ -145,6 +149,25 @@ def root_costs(target: Float[Tensor, "h4 w4"], search: DepthSearch) -> Float[Ten
     return torch.stack([_leaf_means((off - k).square().clamp(max=36)) for k in range(count)])
 
 
+def root_error_costs(
+    target: Float[Tensor, "h4 w4"], search: DepthSearch, errors: Float[Tensor, "k rows columns"]
+) -> Float[Tensor, "n rows columns"]:
+    """Warp costs (without the factor `bits_of_halving`) of each absolute offset, from those of errors of -6..6 steps."""
+    count = UNIT // search.root_step + 1
+    h4, w4 = target.shape
+    table = errors.repeat_interleave(BLOCKS[-1], 1).repeat_interleave(BLOCKS[-1], 2)[:, :h4, :w4]
+    off = target.float() * (UNIT / search.root_step)
+    farthest = len(errors) // 2
+    costs = []
+    for k in range(count):
+        place = (k - off).clamp(-farthest, farthest) + farthest
+        low = place.floor().clamp(max=2 * farthest - 1)
+        index = low.long()[None]
+        share = place - low
+        costs.append(_leaf_means(table.gather(0, index)[0] * (1 - share) + table.gather(0, index + 1)[0] * share))
+    return torch.stack(costs)
+
+
 def _leaf_means(x: Float[Tensor, "h4 w4"]) -> Float[Tensor, "rows columns"]:
     return F.avg_pool2d(x[None, None].float(), BLOCKS[-1], ceil_mode=True)[0, 0]
 
@@ -162,6 +185,7 @@ class QuadtreeEncoder:
         search: what is tried.
         warp: how well the reference shows the view at each offset; None codes the depth for itself.
         prediction: inverse depth that offsets are added to, in units; None exactly where `warp` is.
+        errors: of a root whose children are known: what its errors cost (`lmvic_ns.codec.depth.root_costs`).
     """
 
     def __init__(
@@ -170,6 +194,7 @@ class QuadtreeEncoder:
         search: DepthSearch,
         warp: WarpCosts | None = None,
         prediction: Int[Tensor, "h4 w4"] | None = None,
+        errors: Float[Tensor, "k rows columns"] | None = None,
     ):
         self._size = target.shape[0], target.shape[1]
         self._profile = len(PROFILES) // 2  # levels that follow each other have nearly the same
@@ -178,6 +203,9 @@ class QuadtreeEncoder:
         if warp is None or prediction is None:
             self._step, self._first, self._warped = search.root_step, 0, None
             self._faithful = root_costs(target, search)
+            if errors is not None:
+                self._warped = search.root_worth * root_error_costs(target, search, errors)
+                self._faithful = search.fidelity * self._faithful
         else:
             self._step, self._first = warp.step_of(search.step_pixels), -search.reach
             self._warped, self._faithful = predicted_costs(warp, self._step, target, prediction, search)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from lmvic_ns.bitstream.tables import CdfTables
 from lmvic_ns.codec.depth.learned import DEPTH_FACTOR, DEPTH_STRIDE, DepthCodec, fixed_depth, pad_depth
 from lmvic_ns.codec.depth.quadtree import QUADTREE, integer_prediction, read_depth
-from lmvic_ns.codec.depth.search import DepthSearch, QuadtreeEncoder, WarpCosts
+from lmvic_ns.codec.depth.root_costs import error_costs
+from lmvic_ns.codec.depth.search import LEAF, DepthSearch, QuadtreeEncoder, WarpCosts
 from lmvic_ns.codec.effort import Effort
 from lmvic_ns.codec.networks.config import ModelConfig
 from lmvic_ns.codec.networks.image import STRIDE, ImageCodec, ImageContext, fixed_coverage
@@ -409,7 +410,11 @@ class MultiViewModel(nn.Module):
         """Encoder of a view's depth (`target`, normalised) beside its decoded reference."""
         prediction = self.quadtree_prediction(reference, cameras)
         if reference is None or prediction is None:
-            return QuadtreeEncoder(target, search)
+            errors = None
+            if search.children:
+                noise = coding_noise(level)
+                errors = error_costs(image, cameras, search.children, target, search.root_step, noise, LEAF)
+            return QuadtreeEncoder(target, search, errors=errors)
         shown = reference.image.float().clamp(0, 1)
         warp = WarpCosts(image, cameras, shown, reference.cameras, prediction, coding_noise(level))
         return QuadtreeEncoder(target, search, warp, prediction)
