@@ -21,6 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.bitstream.writer import Writer
+from lmvic_ns.capture import masks
 from lmvic_ns.capture.masks import FileMasks, pack_masks, read_mask
 from lmvic_ns.capture.photographs import PhotographData, pack_photographs, unpack_photographs, without_thumbnail
 from lmvic_ns.capture.records import CaptureRecords, pack_records, read_records, unpack_records
@@ -198,8 +199,18 @@ def test_planes_of_any_size_are_not_asked_for(weights: Path, tmp_path: Path, mon
     with Reader(tmp_path / "b.lmvic", max_pixels=5_000_000) as reader:
         capture = FileCapture(reader)
         assert "expected the view's size 64 x 48, found 65535 x 65535" in capture.problems["names, lenses and other keys"]
-        with pytest.raises(BitstreamError, match="expected at most 80 megapixels"):
+        with pytest.raises(BitstreamError, match=r"expected at most 1\.04858 megapixels"):
             capture.photograph_mask(0)
+
+
+def test_masks_that_no_reader_takes_are_refused_before_encoding(weights: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(masks, "LEAST_PIXELS", 1)
+    monkeypatch.setattr(masks, "MOST_TIMES", 0.5)
+    folder = write_capture(tmp_path / "in")
+    command = ("encode", folder, tmp_path / "a.lmvic", "--weights", weights, "--device", "cpu")
+    assert lmvic(monkeypatch, *command) == 2
+    assert "masks are more than 16 times as wide and high as the views" in capsys.readouterr().err
+    assert not list(tmp_path.glob("a.lmvic*"))
 
 
 def test_a_lens_is_kept_and_given_back(weights: Path, tmp_path: Path, monkeypatch, capsys):

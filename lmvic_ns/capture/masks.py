@@ -24,7 +24,14 @@ from lmvic_ns.errors import BitstreamError, LmvicError, SceneError
 TAG = "MASK"
 Mask = UInt8[np.ndarray, "h w"]
 LEAST_PIXELS = 1 << 20
-"""Of a mask that any program takes, however small its views have to be."""
+"""Of a mask that any program takes, however small its views are."""
+MOST_TIMES = 256
+"""Pixels of a mask for each pixel of the largest view: views may be a sixteenth of their photographs, on each side."""
+
+
+def most_pixels(largest_view: int) -> int:
+    """Pixels that a mask may have in a file whose largest view has this many: a small file cannot ask for much memory."""
+    return min(max(MOST_TIMES * largest_view, LEAST_PIXELS), MAX_PICTURE_PIXELS)
 
 
 def read_mask(path: Path, size: tuple[int, int] | None = None) -> Mask:
@@ -111,6 +118,15 @@ class FileMasks:
             raise BitstreamError(f"section {TAG}: expected {ends[-1] if count else head} bytes, found {len(data)}")
         self._pictures = [data[int(end - size) : int(end)] for end, size in zip(ends, lengths, strict=True)]
 
+    def check_sizes(self) -> None:
+        """Looks at the headers of all masks.
+
+        Raises:
+            BitstreamError: a mask is too large, or no grey picture.
+        """
+        for number, data in enumerate(self._pictures):
+            self._check(data, f"mask {number + 1}")
+
     def number(self, view: int) -> int:
         """Which of the file's masks is a view's, from 1 on; 0 without."""
         return int(self._views[view])
@@ -135,15 +151,18 @@ class FileMasks:
         except LmvicError as error:
             raise BitstreamError(f"section {TAG}: not what an encoder writes: {error}") from None
 
-    def _unpacked(self, data: bytes, name: str) -> Mask:
+    def _check(self, data: bytes, name: str) -> None:
         with picture_of_bytes(data, name, pixels=False) as picture:  # what its header claims, before memory is taken
             if picture.format not in ("PNG", "WEBP") or picture.mode not in ("L", "RGB"):
                 raise BitstreamError(f"section {TAG}: {name}: expected a grey PNG or WebP picture")
             if picture.width * picture.height > self._max_pixels:
                 raise BitstreamError(
                     f"section {TAG}: {name}: expected at most {self._max_pixels / 1e6:g} megapixels, found {picture.width} x "
-                    f"{picture.height}: raise --max-megapixels if you trust the file"
+                    f"{picture.height}"
                 )
+
+    def _unpacked(self, data: bytes, name: str) -> Mask:
+        self._check(data, name)
         with picture_of_bytes(data, name) as picture:
             return np.asarray(picture if picture.mode == "L" else picture.getchannel(0))
 

@@ -80,7 +80,8 @@ class FileCapture:
                     self._check_lenses(records)
                     self.records = records
                 elif tag == mask_section.TAG:
-                    self._masks = FileMasks(data, views, max(16 * reader.max_pixels, mask_section.LEAST_PIXELS))
+                    largest = max(view.width * view.height for view in reader.header.views)
+                    self._masks = FileMasks(data, views, mask_section.most_pixels(largest))
                 else:
                     self._stored = photograph_section.unpack_photographs(data, views)
             except BitstreamError as error:

@@ -18,10 +18,11 @@ from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
 from lmvic_ns.bitstream.partial import partial_path, read_partial
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.bitstream.writer import OtherSettingsError
+from lmvic_ns.capture import masks
 from lmvic_ns.codec.multiview import MultiViewCodec, load_codec
 from lmvic_ns.codec.planning import default_tree, translation_scale
 from lmvic_ns.codec.records import DecodedView, EncodedView
-from lmvic_ns.errors import LmvicError
+from lmvic_ns.errors import BitstreamError, LmvicError, SceneError
 from lmvic_ns.report.results import DO_NOT_RELY, EncodedFile, closing_line, known_psnr, psnr_8bit, remarkable_views, summary
 from lmvic_ns.report.terminal import duration_text, progress, say, size_text
 from lmvic_ns.scene import MultiViewScene
@@ -53,6 +54,17 @@ def pick_device(name: str) -> torch.device:
     except Exception as error:  # each backend has errors of its own
         raise LmvicError(f"--device {name}: cannot be used ({str(error).splitlines()[0]}); use cpu, cuda or auto") from None
     return device
+
+
+def _check_masks(scene: MultiViewScene, sections: Mapping[str, bytes]) -> None:
+    """Raises SceneError where masks are so much larger than the views that no reader would take them."""
+    if (data := sections.get(masks.TAG)) is None:
+        return
+    most = masks.most_pixels(int((scene.cameras.height * scene.cameras.width).max()))
+    try:
+        masks.FileMasks(data, len(scene), most).check_sizes()
+    except BitstreamError as error:
+        raise SceneError(f"masks are more than 16 times as wide and high as the views: {error}; code larger views") from None
 
 
 def downscaled(scene: MultiViewScene, factor: int) -> MultiViewScene:
@@ -197,6 +209,7 @@ def encode_scene(
     """
     check_output(path, options.overwrite, inputs)
     check_view_sizes(scene)
+    _check_masks(scene, capture or {})
     settings = options.settings(source)
     check_partial(path, settings, options.overwrite)
     from lmvic_ns.workflows.search import begun_level, hold_target, search_quality
