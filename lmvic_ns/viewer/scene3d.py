@@ -18,7 +18,7 @@ _SELECTED = (230, 0, 126)
 _CAMERA = (70, 100, 150)
 
 
-class Space:
+class Scene3D:
     """The scene of a viser server.
 
     Args:
