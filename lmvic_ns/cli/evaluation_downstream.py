@@ -84,7 +84,7 @@ def downstream(options: DownstreamOptions) -> None:
         + (", whose seeds differ by the ± given." if options.repeats > 1 else "."),
     ]
     remarks += [] if lpips_at_hand() else ["LPIPS is left out: its weights are not on this machine."]
-    clock = _TimeLeft(len(options.scenes) * (options.repeats + len(qualities) * (1 + len(peers))))
+    clock = _Clock(len(options.scenes) * (options.repeats + len(qualities) * (1 + len(peers))))
     with ResultsOutput(options.output, names=downstream_names(titles), inputs=inputs) as output:
         cache = ResultCache(options.output / "runs")
         runs: list[Run] = []
@@ -99,7 +99,7 @@ def downstream(options: DownstreamOptions) -> None:
             print(written)
 
 
-class _TimeLeft:
+class _Clock:
     """How long trainings take, and so how long those that are left will."""
 
     def __init__(self, total: int) -> None:
@@ -131,7 +131,7 @@ def _measure(
     qualities: list[int],
     peers: list[Codec],
     cache: ResultCache,
-    clock: _TimeLeft,
+    clock: _Clock,
     folder: Path,
 ) -> list[Run]:
     from lmvic_ns.evaluation.downstream import Coder, Trainings, choose_settings, prepare_scene

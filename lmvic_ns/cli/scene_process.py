@@ -211,12 +211,12 @@ def main() -> None:
 
 def _encode(task: Mapping[str, Any], answers: _Answers) -> Answer:
     from lmvic_ns._util.exit_status import remove_empty_folders
-    from lmvic_ns.report.terminal import observed_by, quiet
+    from lmvic_ns.report.terminal import listened_to, quiet
 
     options = dict(task["options"])
     options |= {"paths": (), "report": None if options["report"] is None else Path(options["report"])}
     try:
-        with libraries_quiet(), quiet(), observed_by(answers):
+        with libraries_quiet(), quiet(), listened_to(answers):
             status, results = encode_one(EncodeConfig(**options), Path(task["scene"]), Path(task["file"]), restartable=True)
     finally:
         remove_empty_folders()

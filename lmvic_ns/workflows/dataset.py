@@ -64,7 +64,7 @@ class DatasetFormat:
 
 
 @dataclass(frozen=True)
-class _ViewFiles:
+class _Shown:
     """A view's files, ready to be written: `covered` is False where the picture shows nothing."""
 
     pixels: UInt8[np.ndarray, "h w 3"]
@@ -172,7 +172,7 @@ class DatasetWriter:
             raise
         self._output.__exit__(kind, error, trace)
 
-    def _shown(self, view: DecodedView) -> _ViewFiles:
+    def _shown(self, view: DecodedView) -> _Shown:
         """A view as it is coded, or with the lens distortion of its photograph."""
         height, width = int(view.camera.height[0]), int(view.camera.width[0])
         fx, fy, cx, cy = (float(view.camera.intrinsics[0, i, j]) for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
@@ -193,14 +193,14 @@ class DatasetWriter:
         camera: dict[str, Any] = dict(zip(_CAMERA, (fx, fy, cx, cy, width, height), strict=True))
         if lens is not None:
             camera.update({key: getattr(lens.lens, key) for key in _LENS})
-        return _ViewFiles((image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy(), inverse, covered, camera)
+        return _Shown((image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy(), inverse, covered, camera)
 
     def _lens(self, view: int) -> LensCamera | None:
         if self.format.lens == "pinhole" or self._records is None:
             return None
         return self._records.lenses[view]
 
-    def _add_mask(self, view: DecodedView, paths: ViewPaths, shown: _ViewFiles, frame: dict[str, Any]) -> None:
+    def _add_mask(self, view: DecodedView, paths: ViewPaths, shown: _Shown, frame: dict[str, Any]) -> None:
         mask, path = shown.covered, paths.mask
         if self.capture is not None and self.capture.has_mask(view.index):
             try:

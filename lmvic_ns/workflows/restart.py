@@ -1,6 +1,6 @@
 """What a restarted batch takes as done: a finished file that is whole and was made with the same settings and pictures.
 
-While a scene of a batch is coded, a marker (`FILE.unchecked`) stands beside its file. A file that has one was written and not
+While a scene of a batch is coded, a mark (`FILE.unchecked`) stands beside its file. A file that has one was written and not
 yet decoded when its process died, or failed that check.
 """
 
@@ -27,7 +27,7 @@ from lmvic_ns.workflows.options import CodingOptions
 MARK = ".unchecked"
 
 
-class UncheckedMarker:
+class Mark:
     """Stands beside a file from before it is begun until it is checked.
 
     Args:
@@ -50,7 +50,7 @@ class UncheckedMarker:
             return self._place.read_text("utf-8", "replace") if self.there else ""
 
     def put(self, failure: str = "") -> None:
-        """Set the marker, with what the check found.
+        """Set the mark, with what the check found.
 
         Raises:
             LmvicError: the folder does not take it.
@@ -64,7 +64,7 @@ class UncheckedMarker:
             self._place.unlink(missing_ok=True)
 
     def remove_if_nothing_begun(self) -> None:
-        """After an error or an interruption: the marker stays with what was begun, and goes if that is nothing."""
+        """After an error or an interruption: the mark stays with what was begun, and goes if that is nothing."""
         if not self._file.exists() and not partial_path(self._file).exists():
             self.take_away()
 

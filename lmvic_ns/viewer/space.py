@@ -18,7 +18,7 @@ _SELECTED = (230, 0, 126)
 _CAMERA = (70, 100, 150)
 
 
-class Scene3D:
+class Space:
     """The scene of a viser server.
 
     Args:
