@@ -94,8 +94,9 @@ def _align(
     options: AlignmentOptions,
     output: ResultsOutput,
 ) -> None:
+    from lmvic_ns._util.eight_bits import to_8_bit
     from lmvic_ns.evaluation.alignment import align_scene, consecutive_pairs, write_alignment, write_pair_picture
-    from lmvic_ns.evaluation.image_set import pose_chain, to_8_bit
+    from lmvic_ns.evaluation.image_set import pose_chain
     from lmvic_ns.evaluation.report import command_line
 
     for text in options.depth:

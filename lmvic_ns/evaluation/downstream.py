@@ -7,7 +7,6 @@ seed points, steps and (but for repeats on the originals) the seed.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import tempfile
 import time
@@ -20,12 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from lmvic_ns._util.eight_bits import to_8_bit
 from lmvic_ns._util.metrics import psnr
 from lmvic_ns.errors import LmvicError, SceneError
 from lmvic_ns.evaluation.cache import ResultCache
-from lmvic_ns.evaluation.image_set import ImageSet, check_pictures, load_image_set, our_order, to_8_bit
+from lmvic_ns.evaluation.image_set import ImageSet, check_pictures, load_image_set, our_order
 from lmvic_ns.evaluation.peers import Codec, Encoded, Picture
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.scene.writer import write_dataset
 
 # changes whenever what is measured changes, so that older results are not taken for new ones
 MEASUREMENT_VERSION = 1
@@ -296,14 +297,10 @@ def write_training_dataset(prepared: Prepared, pictures: Sequence[Picture], fold
 
     scene = prepared.scene
     copied = MultiViewScene(scene.names, scene.cameras, image, sparse_points=scene.sparse_points, cloud=scene.cloud)
-    copied.write_dataset(folder, depth_format=None)
-    file = folder / "transforms.json"
-    meta = json.loads(file.read_text(encoding="utf-8"))
     paths = [f"images/{name}.png" for name in scene.names]
     held_out = [paths[view] for view in prepared.held_out]
     lists = {"train_filenames": [paths[view] for view in prepared.trained], "val_filenames": held_out}
-    file.write_text(json.dumps({**meta, **lists, "test_filenames": held_out}, indent=1), encoding="utf-8")
-    return folder
+    return write_dataset(copied, folder, depth_format=None, keys={**lists, "test_filenames": held_out})
 
 
 def train_and_compare(dataset: Path, output: Path, steps: int, seed: int, on_step: Callable[[], None]) -> dict[str, Any]:

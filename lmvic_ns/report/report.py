@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lmvic_ns import __version__
+from lmvic_ns._util.eight_bits import to_8_bit
 from lmvic_ns._util.metrics import ms_ssim
 from lmvic_ns._util.output import whole_file
 from lmvic_ns.bitstream.layout import MAJOR, MINOR
@@ -24,7 +25,7 @@ from lmvic_ns.report.details import ViewDetails, thumbnail, view_details
 from lmvic_ns.report.files import DATA, MARK, PAGE
 from lmvic_ns.report.inspection import byte_split
 from lmvic_ns.report.page import report_page
-from lmvic_ns.report.pictures import ViewPictures, eight_bit, view_pictures
+from lmvic_ns.report.pictures import ViewPictures, view_pictures
 from lmvic_ns.report.results import EncodedFile, psnr_8bit, remarkable_views
 from lmvic_ns.report.still_formats import FormatSample
 from lmvic_ns.scene import MultiViewScene
@@ -81,7 +82,7 @@ class Collector:
     def add(self, view: DecodedView) -> None:
         """Measure a decoded view; a view comes after its reference."""
         original = self.scene.image(view.index)
-        pixels, decoded = eight_bit(original), eight_bit(view.image)
+        pixels, decoded = to_8_bit(original), to_8_bit(view.image)
         self.psnr[view.index] = psnr_8bit(view.image, original)
         self.ms_ssim[view.index] = ms_ssim(pixels, decoded)
         self.thumbnails[view.index] = thumbnail(decoded)
