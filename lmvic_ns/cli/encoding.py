@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -23,21 +23,44 @@ if TYPE_CHECKING:
 DepthChoice = Literal["auto", "files", "stereo", "none"]
 
 
-@dataclass
-class EncodeConfig(CodingOptions, JsonOutputOptions):
-    """Code a dataset into one file; no splat is needed."""
+@dataclass(kw_only=True)
+class ScenesAndFile:
+    """What is coded, and into which file."""
 
-    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENE [SCENE ...] FILE")]
+    paths: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="SCENE [SCENE ...] FILE", help_behavior_hint="(required)"),
+    ] = ()
     """SCENE FILE: a folder with a transforms.json, or a COLMAP one (images/ and sparse/0/), and the .lmvic file to write.
     SCENE SCENE ... FOLDER codes several, each into FOLDER/NAME.lmvic."""
+
+
+@dataclass(kw_only=True)
+class SceneOptions:
+    """How scenes are taken, and what is written beside the file."""
+
     depth: DepthChoice = "auto"
     """Where depth comes from: the dataset's files, plane sweep stereo, or no depth (views stand alone)."""
-    report: Path | None = None
+    report: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder for report.html and report.json; none without."""
     jobs: int = 1
     """Of several scenes, so many are coded at the same time, each in a process of its own with its share of the cores."""
-    cluster: str | None = None
+
+
+@dataclass(kw_only=True)
+class ClusterOptions:
+    """Coding on many machines."""
+
+    HELP_SECTION: ClassVar[str] = "advanced"
+
+    cluster: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
     """Address of a Dask scheduler (tcp://HOST:8786) whose workers code the scenes; all of them must see scenes and FOLDER."""
+
+
+@dataclass(kw_only=True)
+class EncodeConfig(JsonOutputOptions, ClusterOptions, SceneOptions, CodingOptions, ScenesAndFile):
+    """Code a dataset into one file; no splat is needed."""
 
     def check(self) -> None:
         """Raise on values that make no sense.

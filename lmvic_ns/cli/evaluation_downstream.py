@@ -6,7 +6,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
@@ -19,36 +19,46 @@ if TYPE_CHECKING:
     from lmvic_ns.evaluation.peers import Codec
 
 
-@dataclass(frozen=True)
-class DownstreamOptions:
-    """Train splats on originals and on what codecs give back, and compare them with held-out photographs.
-
-    Attributes:
-        scenes: Dataset folders with transforms.json and depth files or sparse points.
-        anchor: The codec that sets the sizes; one of ours. Weights may follow an @.
-        qualities: Comma-separated quality levels of the anchor, whole numbers of 0..63.
-        codecs: Comma-separated peers; each is taken at the settings whose files are nearest in size to the anchor's.
-        steps: Training steps of each splat.
-        downscale: Pictures so many times smaller, before anything else.
-        every: One view of so many is held out: never coded, never trained on.
-        repeats: Trainings on the originals, each with another seed; how far apart they end is what chance does.
-        weights: Weights of the codec: a name or a .safetensors file.
-        device: Device of the codec's networks: cpu, cuda or auto.
-        output: Folder for downstream.csv, downstream.md and the curves. Its folder `runs` keeps each finished training, so
-            that the same command goes on where it stopped.
-    """
+@dataclass(frozen=True, kw_only=True)
+class DownstreamBasics:
+    """What is measured, and where the results go."""
 
     scenes: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENE ...")]
+    """Dataset folders with transforms.json and depth files or sparse points."""
     anchor: str = "lmvic"
+    """The codec that sets the sizes; one of ours. Weights may follow an @."""
     qualities: str = "12,24,36"
+    """Comma-separated quality levels of the anchor, whole numbers of 0..63."""
     codecs: str = "jpeg,avif,x265-ldp-noinfo"
+    """Comma-separated peers; each is taken at the settings whose files are nearest in size to the anchor's."""
     steps: int = 1000
-    downscale: int = 1
-    every: int = 8
-    repeats: int = 3
-    weights: str = "tiny"
-    device: str = "cpu"
+    """Training steps of each splat."""
     output: Path = Path("lmvic-eval/downstream")
+    """Folder for downstream.csv, downstream.md and the curves. Its folder `runs` keeps each finished training, so
+    that the same command goes on where it stopped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdvancedDownstreamOptions:
+    """For most measurements the defaults are right."""
+
+    HELP_SECTION: ClassVar[str] = "advanced"
+
+    downscale: int = 1
+    """Pictures so many times smaller, before anything else."""
+    every: int = 8
+    """One view of so many is held out: never coded, never trained on."""
+    repeats: int = 3
+    """Trainings on the originals, each with another seed; how far apart they end is what chance does."""
+    weights: str = "tiny"
+    """Weights of the codec: a name or a .safetensors file."""
+    device: str = "cpu"
+    """Device of the codec's networks: cpu, cuda or auto."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownstreamOptions(AdvancedDownstreamOptions, DownstreamBasics):
+    """Train splats on originals and on what codecs give back, and compare them with held-out photographs."""
 
 
 def downstream(options: DownstreamOptions) -> None:
