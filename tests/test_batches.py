@@ -21,7 +21,7 @@ from lmvic_ns.bitstream.partial import partial_path, read_partial
 from lmvic_ns.cli.encode import local_path
 from lmvic_ns.cli.scene_process import SceneProcess
 from lmvic_ns.errors import LmvicError
-from lmvic_ns.workflows.restart import Mark
+from lmvic_ns.workflows.restart import UncheckedMarker
 
 OPTIONS = ("--weights", str(REPOSITORY / "tests/golden/small.safetensors"), "--device", "cpu", "--effort", "fast")
 PATIENCE = 120.0
@@ -133,13 +133,13 @@ def test_only_whole_files_of_the_same_settings_are_done(room: Path, tmp_path: Pa
     file = folder / "second.lmvic"
     assert again("--quality", 20) == 2  # other settings
     assert capsys.readouterr().err.count("exists already") == 2
-    mark = Mark(file)
-    mark.put()  # its process died before the file was checked: now it is
+    marker = UncheckedMarker(file)
+    marker.write()  # its process died before the file was checked: now it is
     assert again() == 0
-    assert json.loads(capsys.readouterr().out)[1]["psnr"] > 10 and not mark.there
-    mark.put("view 3 differs")
+    assert json.loads(capsys.readouterr().out)[1]["psnr"] > 10 and not marker.exists
+    marker.write("view 3 differs")
     assert again() == 2 and "its check failed (view 3 differs)" in capsys.readouterr().err
-    assert again("--overwrite") == 0 and not mark.there
+    assert again("--overwrite") == 0 and not marker.exists
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :])
     assert again() == 2 and "is damaged" in capsys.readouterr().err

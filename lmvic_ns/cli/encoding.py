@@ -17,7 +17,7 @@ from lmvic_ns.workflows.options import CodingOptions, weights_inputs
 
 if TYPE_CHECKING:
     from lmvic_ns.report.results import EncodedFile
-    from lmvic_ns.workflows.restart import Mark
+    from lmvic_ns.workflows.restart import UncheckedMarker
     from lmvic_ns.workflows.sources import DatasetInputs
 
 DepthChoice = Literal["auto", "files", "stereo", "none"]
@@ -97,7 +97,7 @@ def encode_one(
     from lmvic_ns.report.results import result_data
     from lmvic_ns.report.terminal import interruptible
     from lmvic_ns.workflows.encoding import check_output, check_partial, downscaled, encode_scene, finish, pick_device
-    from lmvic_ns.workflows.restart import Mark
+    from lmvic_ns.workflows.restart import UncheckedMarker
     from lmvic_ns.workflows.sources import dataset_inputs, dataset_scene, say_not_kept
 
     files = dataset_inputs(dataset)
@@ -119,8 +119,8 @@ def encode_one(
     if not config.overwrite:  # early; clearing away what is in the way comes after all other checks
         check_partial(file, config.settings(source), overwrite=False)
     results: list[dict[str, Any]] = []
-    mark = Mark(file)
-    with interruptible(file) as outcome, _marked(mark, restartable):
+    marker = UncheckedMarker(file)
+    with interruptible(file) as outcome, _marked(marker, restartable):
         codec = load_codec(config.weights, pick_device(config.device))
         capture = files.capture(config.downscale, config.metadata)
         scene = downscaled(
@@ -134,23 +134,23 @@ def encode_one(
             outcome.status = finish(encoded, scene, codec, config, report=config.report, files=pictures, seconds=seconds)
         except LmvicError as error:
             if restartable:
-                mark.put(str(error))
+                marker.write(str(error))
             raise
         results = [result_data(encoded, pictures, time.perf_counter() - started)]
     return outcome.status, results
 
 
 @contextmanager
-def _marked(mark: Mark, restartable: bool) -> Iterator[None]:
-    """The mark stands while a scene of many is coded and checked; any scene takes it away when it is."""
+def _marked(marker: UncheckedMarker, restartable: bool) -> Iterator[None]:
+    """The marker stands while a scene of many is coded and checked; when that is done, any scene removes it."""
     if restartable:
-        mark.put()
+        marker.write()
     try:
         yield
     except BaseException:
-        mark.remove_if_nothing_begun()
+        marker.remove_if_nothing_begun()
         raise
-    mark.take_away()
+    marker.remove()
 
 
 def _done_before(
@@ -163,7 +163,7 @@ def _done_before(
     from lmvic_ns.report.terminal import say
     from lmvic_ns.scene import MultiViewScene
     from lmvic_ns.workflows.encoding import downscaled, pick_device
-    from lmvic_ns.workflows.restart import Mark, finished_file, made_with, measured
+    from lmvic_ns.workflows.restart import UncheckedMarker, finished_file, made_with, measured
     from lmvic_ns.workflows.search import missed_target
 
     if not file.is_file():
@@ -171,18 +171,18 @@ def _done_before(
     codec = load_codec(config.weights, pick_device(config.device))
     if not made_with(file, config, config.settings(source_now()), codec.weights.hash):
         return None
-    mark = Mark(file)
-    if mark.failure:
-        raise LmvicError(f"{file}: was made, and its check failed ({mark.failure}): make it anew with --overwrite")
+    marker = UncheckedMarker(file)
+    if marker.failure:
+        raise LmvicError(f"{file}: was made, and its check failed ({marker.failure}): make it anew with --overwrite")
     psnr: dict[int, float] = {}
-    if mark.there or config.target_psnr is not None:
+    if marker.exists or config.target_psnr is not None:
         scene = MultiViewScene.from_dataset(dataset, depth=False)
         psnr = measured(file, downscaled(scene, config.downscale), codec)
     encoded = finished_file(file, codec, psnr)
     encoded = replace(encoded, missed=missed_target(encoded, config))
-    if encoded.missed and mark.there:
+    if encoded.missed and marker.exists:
         finished_path(file).unlink()  # of a search that was going on to the next level
         return None
-    mark.take_away()
+    marker.remove()
     say(f"{file}: done before")
     return int(bool(encoded.missed)), [result_data(encoded, sorted(files.pictures), 0.0, done_before=True)]

@@ -10,7 +10,7 @@ import tyro
 
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.evaluation.cache import default_cache_folder
-from lmvic_ns.evaluation.progress import progress
+from lmvic_ns.report.terminal import progress
 
 DEFAULT_CODECS = "lmvic,lmvic-intra,jpeg,webp,avif,jxl,x265-intra,x265-ldp,svtav1,vvenc"
 
@@ -73,7 +73,7 @@ def rate_distortion(options: RateDistortionOptions) -> None:
 
     sets = [load_image_set(path, pinhole=options.pictures == "pinhole", limit=options.limit) for path in options.sets]
     if len({images.name for images in sets}) != len(sets):
-        raise LmvicError("two of the folders have the same name; results could not be told apart")
+        raise LmvicError("two of the folders have the same name: rename one, so that their results have different names")
     names = [name.strip() for name in options.codecs.split(",") if name.strip()]
     codecs = [make_codec(name, weights=options.weights, device=options.device) for name in names]
     settings = _parse_settings(options.settings, names)
@@ -81,7 +81,7 @@ def rate_distortion(options: RateDistortionOptions) -> None:
     expected = comparison_names([images.name for images in sets], options.html)
     inputs = (*options.sets, *weights_inputs(options.weights))
     with ResultsOutput(options.output, names=expected, inputs=inputs) as output:
-        with progress(planned(sets, codecs, settings, orders)) as advance:
+        with progress("measuring", planned(sets, codecs, settings, orders)) as advance:
             comparison = compare(
                 sets, codecs, settings=settings, orders=orders, cache=ResultCache(options.cache), on_point=advance
             )

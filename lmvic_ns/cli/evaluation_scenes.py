@@ -13,7 +13,7 @@ import tyro
 from lmvic_ns._util.output import writing
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.evaluation.cache import default_cache_folder
-from lmvic_ns.evaluation.progress import progress
+from lmvic_ns.report.terminal import progress
 from lmvic_ns.workflows.options import EffortName
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _align(
     pairs = consecutive_pairs(pose_chain(scene.cameras.world_to_camera))[: options.limit]
     results = []
     aligned = align_scene(pictures, scene.names, pairs, depths, mask_from=mask_from, missing=missing)
-    with progress(len(pairs)) as advance:
+    with progress("measuring", len(pairs)) as advance:
         for number, pair in enumerate(aligned):
             results += pair.results
             if number < options.pictures_of:
@@ -222,7 +222,7 @@ def ablation(options: AblationOptions) -> None:
                 for n in names
             ]
             settings = {codec.name: qualities for codec in codecs}
-            with progress(planned([images], codecs, settings)) as advance:
+            with progress("measuring", planned([images], codecs, settings)) as advance:
                 result = compare([images], codecs, settings=settings, cache=ResultCache(options.cache), on_point=advance)
             points += result.points
             missing.update(result.missing)
@@ -314,7 +314,7 @@ def speed(options: SpeedOptions) -> None:
     inputs = () if options.scene is None else (options.scene,)
     with ResultsOutput(options.output, names=("speed.csv", "speed.md"), inputs=inputs) as output:
         results = []
-        with progress(len(names) * len(devices)) as advance:
+        with progress("measuring", len(names) * len(devices)) as advance:
             for name in names:
                 for device in devices:
                     with tempfile.TemporaryDirectory(prefix="lmvic-speed-") as folder:

@@ -43,7 +43,7 @@ SPANS: dict[str, tuple[int, int]] = {
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedScene:
     """A scene for these trainings.
 
     Attributes:
@@ -75,7 +75,7 @@ class Prepared:
         return digest.hexdigest()
 
 
-def prepare_scene(path: Path, folder: Path, *, downscale: int = 1, every: int = 8) -> Prepared:
+def prepare_scene(path: Path, folder: Path, *, downscale: int = 1, every: int = 8) -> PreparedScene:
     """Read a scene and write its training views, with depth from its files or by stereo, as a dataset.
 
     Args:
@@ -100,7 +100,7 @@ def prepare_scene(path: Path, folder: Path, *, downscale: int = 1, every: int = 
     if not training.has_depth and training.points() is not None:
         training = with_stereo_depth(training)
     training.write_dataset(folder)
-    return Prepared(path.resolve().name, scene.with_inverse_depth(None), held_out, load_image_set(folder, pinhole=True))
+    return PreparedScene(path.resolve().name, scene.with_inverse_depth(None), held_out, load_image_set(folder, pinhole=True))
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def nearest_setting(size_of: Callable[[int], int], span: tuple[int, int], target
 class Coder:
     """The training views of a scene in each codec; sizes are kept on disk, files for as long as `folder` lasts."""
 
-    def __init__(self, prepared: Prepared, cache: ResultCache, folder: Path) -> None:
+    def __init__(self, prepared: PreparedScene, cache: ResultCache, folder: Path) -> None:
         self._prepared, self._cache, self._folder = prepared, cache, folder
         self._encoded: dict[tuple[str, float], Encoded] = {}
 
@@ -231,17 +231,19 @@ def choose_settings(
     return chosen
 
 
-class Trainings:
+class SplatTrainings:
     """The trainings of one scene; one that was finished before is read from the cache.
 
     Args:
         prepared: The scene.
         cache: Where results are kept.
         steps: Of a training.
-        on_step: Told of each step of a training.
+        on_step: Called after each step of a training.
     """
 
-    def __init__(self, prepared: Prepared, cache: ResultCache, steps: int, on_step: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, prepared: PreparedScene, cache: ResultCache, steps: int, on_step: Callable[[], None] = lambda: None
+    ) -> None:
         self._prepared, self._cache, self._steps, self._on_step = prepared, cache, steps, on_step
 
     def run(self, coder: Coder, codec: Codec | None, setting: float = 0.0, seed: int = 0) -> tuple[Run, bool]:
@@ -286,7 +288,7 @@ class Trainings:
         return Run(**result), cached
 
 
-def write_training_dataset(prepared: Prepared, pictures: Sequence[Picture], folder: Path) -> Path:
+def write_training_dataset(prepared: PreparedScene, pictures: Sequence[Picture], folder: Path) -> Path:
     """A dataset of training views with these pictures and of held-out views as captured, with lists that say which is which."""
     replaced = dict(zip(prepared.trained, pictures, strict=True))
 

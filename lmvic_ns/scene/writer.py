@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lmvic_ns.scene.scene import MultiViewScene
 
 NERFSTUDIO_DEPTH_UNIT = 1e-3
-"""nerfstudio's parser multiplies depth files by this unless told otherwise, so files hold depth / 1e-3."""
+"""nerfstudio's parser multiplies depth files by this by default, so files hold depth / 1e-3."""
 PINHOLE_KEYS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
 LENS_KEYS = ("k1", "k2", "k3", "p1", "p2")
 POINTS_FILE = "sparse_pc.ply"
