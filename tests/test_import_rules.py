@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -150,3 +151,10 @@ def test_importing_light_packages_loads_nothing_foreign():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_one_module_writes_datasets():
+    """`scene/writer.py`; everything else goes through it."""
+    writing = re.compile(r"transforms\.json\"\)?[^\n]*(\.write_|\.open\(\"w)|json\.dump\(|end_header")
+    found = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if writing.search(path.read_text())}
+    assert found == {"scene/writer.py", "scene/ply.py"}
