@@ -21,6 +21,7 @@ pytest.importorskip("nerfstudio")
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.plugins.registry_dataparser import discover_dataparsers
+from open3d_library import WHAT_IS_MISSING, open3d_loads
 
 from lmvic_ns.cli.nerfstudio_data import FileViewPath, LmvicDataParserConfig
 from lmvic_ns.errors import SceneError
@@ -40,6 +41,7 @@ def test_it_is_registered() -> None:
     assert isinstance(parsers["lmvic-data"], LmvicDataParserConfig) and "lmvic" in str(descriptions["lmvic-data"])
 
 
+@pytest.mark.skipif(not open3d_loads(), reason=WHAT_IS_MISSING)
 def test_nerfstudio_gets_what_decode_writes(file: Path, weights: Path, tmp_path: Path, monkeypatch) -> None:
     assert lmvic(monkeypatch, "decode", file, tmp_path / "out", "--weights", weights) == 0
     options = {"eval_mode": "all", "load_3D_points": True}
