@@ -41,7 +41,7 @@ class FileParts:
             for view in reader.header.order:
                 unit = reader.unit(view)
                 units[view] = (
-                    layout.pack_unit_head(view, unit.depth, unit.image, layout.binding_of(data)) + unit.depth + unit.image
+                    layout.pack_unit_header(view, unit.depth, unit.image, layout.binding_of(data)) + unit.depth + unit.image
                 )
             header = reader.header
             sections = {tag: reader.section(tag) or b"" for tag in reader.sections()}
@@ -52,8 +52,8 @@ class FileParts:
 
     def parts(self, view: int) -> tuple[bytes, bytes]:
         unit = self.units[view]
-        border = layout.UNIT_HEAD_BYTES + struct.unpack_from("<I", unit, 6)[0]
-        return unit[layout.UNIT_HEAD_BYTES : border], unit[border:]
+        border = layout.UNIT_HEADER_BYTES + struct.unpack_from("<I", unit, 6)[0]
+        return unit[layout.UNIT_HEADER_BYTES : border], unit[border:]
 
     @property
     def binding(self) -> int:
@@ -193,7 +193,7 @@ def _blocks(parts: FileParts, front: bytes | None = None) -> list[tuple[int, byt
     """The units, with checksums that fit another front."""
     binding = layout.binding_of(parts.front if front is None else front)
     contents = {view: parts.parts(view) for view in parts.units}
-    return [(view + 1, layout.pack_unit_head(view, *both, binding) + b"".join(both)) for view, both in contents.items()]
+    return [(view + 1, layout.pack_unit_header(view, *both, binding) + b"".join(both)) for view, both in contents.items()]
 
 
 def header_bytes(parts: FileParts, rng: np.random.Generator) -> Mutated:
@@ -242,7 +242,7 @@ def payloads(parts: FileParts, rng: np.random.Generator) -> Mutated:
     broken = list(parts.parts(view))
     for part in {int(rng.integers(2)), int(rng.integers(2))}:
         broken[part] = broken_payload(broken[part], rng)
-    unit = layout.pack_unit_head(view, broken[0], broken[1], parts.binding) + broken[0] + broken[1]
+    unit = layout.pack_unit_header(view, broken[0], broken[1], parts.binding) + broken[0] + broken[1]
     blocks = [(entry, unit if entry == view + 1 else data) for entry, data in _blocks(parts)]
     return Mutated(_assemble(parts.front, blocks), hostile=True, untouched=parts.untouched_by(view))
 
@@ -270,7 +270,7 @@ def with_sections(parts: FileParts, changed: dict[str, bytes]) -> Mutated:
     """The file with all its sections, some of them with other contents."""
     sections = {**parts.sections, **changed}
     packed = [
-        (layout.SECTION_ENTRY, layout.pack_section_head(tag, data, parts.binding) + data) for tag, data in sections.items()
+        (layout.SECTION_ENTRY, layout.pack_section_header(tag, data, parts.binding) + data) for tag, data in sections.items()
     ]
     return Mutated(_assemble(parts.front, [*_blocks(parts), *packed]), hostile=True, untouched=set(parts.units))
 
@@ -324,7 +324,7 @@ def swapped_units(parts: FileParts, rng: np.random.Generator) -> Mutated:
     blocks = [
         (
             view + 1,
-            layout.pack_unit_head(view, *exchanged[view], parts.binding) + b"".join(exchanged[view])
+            layout.pack_unit_header(view, *exchanged[view], parts.binding) + b"".join(exchanged[view])
             if view in exchanged
             else unit,
         )

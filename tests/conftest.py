@@ -24,15 +24,15 @@ def data_root() -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of a small untrained codec, in a file."""
+    """Weights of a small untrained codec, in a file. What is shared like this is read, never changed."""
     from export_scenes import write_weights
 
     return write_weights(tmp_path_factory.mktemp("weights") / "small.safetensors")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small dataset with depth."""
     from export_scenes import write_room
@@ -54,7 +54,7 @@ def browser() -> Iterator[Any]:
     yield from start_browser()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def file(room: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The room, coded with these weights."""
     from lmvic_ns.scene import MultiViewScene

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from codec_scenes import small_model
 
+from lmvic_ns._util.output import LIST_NAME
 from lmvic_ns.cli import main as cli
 from lmvic_ns.codec.weights import save_weights
 from lmvic_ns.demo.scene import DemoSceneConfig, write_demo_scene
@@ -19,7 +20,10 @@ ROOM = DemoSceneConfig(views=4, width=64, height=48, supersample=1, seed_points=
 
 
 def write_room(folder: Path, config: DemoSceneConfig = ROOM) -> Path:
-    return write_demo_scene(folder, config)
+    """The room of the demo as a capture of somebody's: without the list by which this program would know its own files."""
+    write_demo_scene(folder, config)
+    (folder / LIST_NAME).unlink()
+    return folder
 
 
 def write_weights(path: Path, seed: int = 0, name: str = "small") -> Path:

@@ -21,14 +21,14 @@ from lmvic_ns.bitstream.partial import partial_path, read_partial
 from lmvic_ns.cli.encode import local_path
 from lmvic_ns.cli.scene_process import SceneProcess
 from lmvic_ns.errors import LmvicError
-from lmvic_ns.workflows.restart import Mark
+from lmvic_ns.workflows.restart import UncheckedMarker
 
 OPTIONS = ("--weights", str(REPOSITORY / "tests/golden/small.safetensors"), "--device", "cpu", "--effort", "fast")
 PATIENCE = 120.0
 
 
 def environment() -> dict[str, str]:
-    paths = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+    paths = [str(REPOSITORY / "tests" / "slow_coding"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
 
 
@@ -76,11 +76,20 @@ def is_free(file: Path) -> bool:
     return True
 
 
+@pytest.fixture
+def slow(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with the seconds that each view takes in processes; coding is as fast as it can once the file is gone."""
+    file = tmp_path_factory.mktemp("slow") / "seconds"
+    file.write_text("3")
+    monkeypatch.setenv("LMVIC_TEST_SLOW", str(file))
+    return file
+
+
 @pytest.fixture(scope="module")
 def long_rooms(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two scenes that take longer than a process takes to start, on fast machines too."""
+    """Two scenes that take longer than a process takes to start, where each view takes seconds."""
     folder = tmp_path_factory.mktemp("long")
-    return [write_room(folder / name, replace(ROOM, views=96)) for name in ("a", "b")]
+    return [write_room(folder / name, replace(ROOM, views=16)) for name in ("a", "b")]
 
 
 @pytest.fixture(scope="module")
@@ -133,13 +142,13 @@ def test_only_whole_files_of_the_same_settings_are_done(room: Path, tmp_path: Pa
     file = folder / "second.lmvic"
     assert again("--quality", 20) == 2  # other settings
     assert capsys.readouterr().err.count("exists already") == 2
-    mark = Mark(file)
-    mark.put()  # its process died before the file was checked: now it is
+    marker = UncheckedMarker(file)
+    marker.write()  # its process died before the file was checked: now it is
     assert again() == 0
-    assert json.loads(capsys.readouterr().out)[1]["psnr"] > 10 and not mark.there
-    mark.put("view 3 differs")
+    assert json.loads(capsys.readouterr().out)[1]["psnr"] > 10 and not marker.exists
+    marker.write("view 3 differs")
     assert again() == 2 and "its check failed (view 3 differs)" in capsys.readouterr().err
-    assert again("--overwrite") == 0 and not mark.there
+    assert again("--overwrite") == 0 and not marker.exists
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :])
     assert again() == 2 and "is damaged" in capsys.readouterr().err
@@ -184,11 +193,14 @@ def test_a_process_that_dies_is_one_line(room: Path, tmp_path: Path, monkeypatch
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_interrupted_jobs_go_on(how: signal.Signals, long_rooms: list[Path], long_files: Path, tmp_path: Path) -> None:
+def test_interrupted_jobs_go_on(
+    how: signal.Signals, slow: Path, long_rooms: list[Path], long_files: Path, tmp_path: Path
+) -> None:
     files = [tmp_path / f"{name}.lmvic" for name in ("a", "b")]
     process = started(*long_rooms, tmp_path, "--jobs", 2)
     wait_until_half_done(process, files)
     process.send_signal(how)
+    slow.unlink()
     _, err = process.communicate(timeout=PATIENCE)
     if how == signal.SIGINT:
         assert process.returncode == 130 and "a.lmvic.partial" in err and "b.lmvic.partial are kept" in err
@@ -235,7 +247,7 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
+def cluster(slow: Path, tmp_path: Path) -> Iterator[Cluster]:
     pytest.importorskip("distributed", reason="Dask distributed is not installed: pip install 'lmvic-ns[cluster]'")
     (tmp_path / "cluster").mkdir()
     found = Cluster(tmp_path / "cluster")
@@ -244,12 +256,15 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 @pytest.mark.slow
-def test_a_cluster_that_loses_a_worker(cluster: Cluster, long_rooms: list[Path], long_files: Path, tmp_path: Path) -> None:
+def test_a_cluster_that_loses_a_worker(
+    cluster: Cluster, slow: Path, long_rooms: list[Path], long_files: Path, tmp_path: Path
+) -> None:
     files, broken = [tmp_path / f"{name}.lmvic" for name in ("a", "b")], tmp_path / "broken"
     broken.mkdir()
     process = started(*long_rooms, tmp_path, "--cluster", cluster.address)
     wait_until_half_done(process, files)
     cluster.workers[0].kill()
+    slow.unlink()
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0 and "2 of 2 scenes are done;" in out, err
     assert "going on after" in out  # what the lost worker had coded is not coded again
@@ -263,11 +278,9 @@ def test_a_cluster_that_loses_a_worker(cluster: Cluster, long_rooms: list[Path],
 
 
 @pytest.mark.slow
-def test_an_interrupted_client_stops_its_workers(cluster: Cluster, tmp_path: Path) -> None:
+def test_an_interrupted_client_stops_its_workers(cluster: Cluster, long_rooms: list[Path], tmp_path: Path) -> None:
     files = [tmp_path / f"{name}.lmvic" for name in ("a", "b")]
-    # on a busy machine the client takes seconds to end: the scenes must take far longer
-    rooms = [write_room(tmp_path / name, replace(ROOM, views=300)) for name in ("a", "b")]
-    process = started(*rooms, tmp_path, "--cluster", cluster.address)
+    process = started(*long_rooms, tmp_path, "--cluster", cluster.address)
     # the first that has begun: it has nearly all its views to go
     wait_for(lambda: process.poll() is not None or any(map(half_done, files)))
     assert process.poll() is None, process.communicate()
@@ -280,12 +293,16 @@ def test_an_interrupted_client_stops_its_workers(cluster: Cluster, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_goes_away_is_one_line(cluster: Cluster, room: Path, long_rooms: list[Path], tmp_path: Path) -> None:
+def test_a_scheduler_that_goes_away_is_one_line(
+    cluster: Cluster, slow: Path, room: Path, long_rooms: list[Path], tmp_path: Path
+) -> None:
+    slow.write_text("0.5")
     process = started(room, *long_rooms, tmp_path, "--cluster", cluster.address, "--json")
     wait_until_half_done(process, [tmp_path / "b.lmvic"])  # so the room, which was begun first, is done
     wait_for((tmp_path / f"{room.name}.lmvic").is_file)
-    # by the tenth view of the next scene the client has the first one's answer
-    wait_for(lambda: process.poll() is not None or views_done(tmp_path / "b.lmvic") >= 10)
+    # by the third view of the next scene the client has the first one's answer; the rest is slow enough to be interrupted
+    slow.write_text("3")
+    wait_for(lambda: process.poll() is not None or views_done(tmp_path / "b.lmvic") >= 3)
     assert process.poll() is None, process.communicate()
     cluster.scheduler.kill()
     out, err = process.communicate(timeout=PATIENCE)

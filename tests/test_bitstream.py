@@ -239,7 +239,7 @@ def test_one_view_costs_the_reading_of_its_unit_only(path: Path, monkeypatch: py
         monkeypatch.setattr(Reader, "_read", counted)
         depth, image = parts(4)
         assert reader.unit(4).image == image
-        assert sum(size for _, size in read) == layout.UNIT_HEAD_BYTES + len(depth) + len(image)
+        assert sum(size for _, size in read) == layout.UNIT_HEADER_BYTES + len(depth) + len(image)
 
 
 def test_threads_share_a_reader(path: Path) -> None:

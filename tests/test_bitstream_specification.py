@@ -201,4 +201,9 @@ def test_the_document_names_the_limits_that_the_reader_has() -> None:
         "symbols of one stream": f"2^{limits.MAX_SYMBOLS.bit_length() - 1}",
     }
     assert limits.max_part_bytes(10) == 160 + 4096
-    assert (layout.PREAMBLE_BYTES, layout.TRAILER.size, layout.UNIT_HEAD_BYTES, layout.SECTION_HEAD_BYTES) == (24, 16, 22, 16)
+    assert (layout.PREAMBLE_BYTES, layout.TRAILER.size, layout.UNIT_HEADER_BYTES, layout.SECTION_HEADER_BYTES) == (
+        24,
+        16,
+        22,
+        16,
+    )

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 from lmvic_ns._util.exit_status import run_cleanly
 from lmvic_ns.cli import main as cli
+from lmvic_ns.cli.decode import DecodeConfig
+from lmvic_ns.cli.parsing import call, marked_bases, sectioned
 from lmvic_ns.errors import SceneError
 
 
@@ -171,3 +177,45 @@ def test_a_quoted_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_
     assert {word: cli.with_home(word) for word in words} == words
     (tmp_path / "~").mkdir()
     assert cli.with_home("~") == "~", "a folder of this name is itself"
+
+
+@pytest.mark.parametrize("name", ["encode", "decode", "view", "train scenes", "eval rd"])
+def test_help_shows_advanced_options_apart(name, monkeypatch, capsys):
+    """All options of the command are there once, positional ones and required ones first, advanced ones last."""
+    kind = next(iter(get_type_hints(cli.COMMANDS[name].load()).values()))
+    assert run_entrypoint(monkeypatch, *name.split(), "--help") == 0
+    text = capsys.readouterr().out
+    basic, found, advanced = text.partition("advanced options")
+    assert found and "required" not in advanced
+    listed = Counter(re.findall(r"^\W (--[a-z0-9-]+)", text, re.M))
+    marked = {f.name for bases in marked_bases(kind).values() for base in bases for f in fields(base)}
+    assert marked
+    for option in fields(kind):
+        flag = "--" + option.name.replace("_", "-")
+        if is_dataclass(option.type) or flag not in listed:  # a box of its own, or a positional argument
+            assert option.name not in marked
+            continue
+        assert listed[flag] == 1
+        assert re.search(rf"^\W {flag}\b", advanced if option.name in marked else basic, re.M), flag
+
+
+def test_options_of_all_boxes_reach_the_command():
+    seen = []
+
+    def command(config: DecodeConfig) -> None:
+        seen.append(config)
+
+    command.__annotations__["config"] = DecodeConfig
+    call(command, "lmvic decode", ["a.lmvic", "out", "--no-depth", "--format", "jpg", "--max-megapixels", "3", "--quiet"])
+    assert seen == [
+        DecodeConfig(file=Path("a.lmvic"), out=Path("out"), depth=False, format="jpg", max_megapixels=3.0, quiet=True)
+    ]
+
+
+def test_options_that_would_get_lost_are_refused():
+    @dataclass
+    class Mixed(DecodeConfig):
+        more: int = 1
+
+    with pytest.raises(TypeError, match="more"):
+        sectioned(Mixed, marked_bases(Mixed))

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from lmvic_ns._util.eight_bits import to_8_bit
 from lmvic_ns._util.metrics import psnr
 from lmvic_ns.evaluation import aligners
 from lmvic_ns.evaluation.alignment import align_scene, consecutive_pairs, write_alignment, write_pair_picture
-from lmvic_ns.evaluation.image_set import to_8_bit
 from lmvic_ns.evaluation.patch_match import patch_match
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.scene import MultiViewScene

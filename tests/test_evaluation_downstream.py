@@ -19,7 +19,7 @@ from lmvic_ns.evaluation import downstream
 from lmvic_ns.evaluation.cache import ResultCache
 from lmvic_ns.evaluation.downstream import (
     Coder,
-    Prepared,
+    PreparedScene,
     choose_settings,
     nearest_setting,
     prepare_scene,
@@ -37,7 +37,7 @@ def six(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def prepared(six: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+def prepared(six: Path, tmp_path_factory: pytest.TempPathFactory) -> PreparedScene:
     return prepare_scene(six, tmp_path_factory.mktemp("prepared") / "training", every=3)
 
 
@@ -60,7 +60,7 @@ def test_the_nearest_size_is_found_with_few_encodings(span: tuple[int, int]) -> 
     assert nearest_setting(size_of, span, largest * 10) == span[1]
 
 
-def test_peers_are_taken_at_the_sizes_of_ours(prepared: Prepared, tmp_path: Path) -> None:
+def test_peers_are_taken_at_the_sizes_of_ours(prepared: PreparedScene, tmp_path: Path) -> None:
     anchor, jpeg = make_codec("lmvic", weights=str(write_weights(tmp_path / "w.safetensors"))), make_codec("jpeg")
     coder = Coder(prepared, ResultCache(None), tmp_path / "files")
     chosen = choose_settings(coder, anchor, [20, 60], [jpeg])
@@ -74,7 +74,7 @@ def test_peers_are_taken_at_the_sizes_of_ours(prepared: Prepared, tmp_path: Path
         span_of(make_codec("jxl"))
 
 
-def test_held_out_views_stay_as_captured(prepared: Prepared, six: Path, tmp_path: Path) -> None:
+def test_held_out_views_stay_as_captured(prepared: PreparedScene, six: Path, tmp_path: Path) -> None:
     assert prepared.held_out == (0, 3) and prepared.trained == (1, 2, 4, 5)
     assert prepared.training.scene.has_depth
     grey = [np.full_like(picture, 40 + i) for i, picture in enumerate(prepared.training.pictures)]
@@ -127,10 +127,11 @@ def test_a_run_and_the_same_again(six: Path, tmp_path: Path, monkeypatch: pytest
     calls.clear()
     assert lmvic(monkeypatch, *arguments(six, weights, output)) == 0
     text = capsys.readouterr().out
-    assert text.count("done before") == 2 and " left)" in text and "| lmvic 50 |" in text
+    assert text.count("done before") == 2 and "| lmvic 50 |" in text
     with (output / "downstream.csv").open() as file:
         assert next(file).startswith("# ") and "downstream" in str(file.name)
         rows = list(csv.DictReader(file))
+    assert f"({len(rows)} of {len(rows)})" in text
     assert len(calls) == len(rows) - 2  # the two that were finished before the interruption
     assert [(row["codec"], row["seed"]) for row in rows[:4]] == [
         ("originals", "0"),

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from lmvic_ns._util.eight_bits import to_8_bit
 from lmvic_ns.codec import build_model, load_codec, save_weights
 from lmvic_ns.codec.weights import load_weights
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.evaluation import speed
 from lmvic_ns.evaluation.ablation import SWITCHES, VARIANTS, variant
-from lmvic_ns.evaluation.image_set import ImageSet, load_image_set, to_8_bit
+from lmvic_ns.evaluation.image_set import ImageSet, load_image_set
 from lmvic_ns.evaluation.own_codec import OwnCodec, ablated_weights, photograph_scene
 from lmvic_ns.evaluation.peers import MissingCodecError, NotApplicableError
 from lmvic_ns.evaluation.rd import measure

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Union
 import pytest
 import tyro
 from export_scenes import entries, lmvic, write_room
+from open3d_library import WHAT_IS_MISSING, open3d_loads
 
 from lmvic_ns.cli import nerfstudio_hook as hook
 from lmvic_ns.codec.multiview import load_codec
@@ -112,18 +113,9 @@ def test_trained_scene_to_file_and_back_into_nerfstudio(trained, weights, tmp_pa
     assert decoded.names == original.names and moved < 1e-4
 
 
-def open3d_loads() -> bool:
-    try:
-        import open3d  # noqa: F401
-    except (ImportError, OSError):
-        return False
-    return True
-
-
 def check_with_the_real_dataparser(folder: Path) -> None:
     from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
-    # nerfstudio reads points through open3d, which does not load on machines without libusb
     points = open3d_loads()
     parsed = NerfstudioDataParserConfig(data=folder, load_3D_points=points).setup().get_dataparser_outputs("train")
     if points:
@@ -204,6 +196,7 @@ def test_mistakes_around_a_trained_scene(trained, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not open3d_loads(), reason=WHAT_IS_MISSING)
 def test_ns_export_lists_ours_beside_its_own_and_refuses_in_a_line(tmp_path):
     program = [sys.executable, "-m", "nerfstudio.scripts.exporter"]
     shown = subprocess.run([*program, "--help"], capture_output=True, text=True)

@@ -22,7 +22,7 @@ def test_splits_and_full_size(tmp_path, monkeypatch, capsys):
     """Three lists: `all` has every one, `eval` all that was not trained on. Prepared at the pictures' own size."""
     scene = parsed_scenes.three_lists(tmp_path / "scene")
     meta = json.loads((scene.folder / "transforms.json").read_text())
-    config = train(scene, tmp_path / "outputs", "--pipeline.datamanager.camera-res-scale-factor", "0.5")
+    config = train(scene, tmp_path / "outputs", monkeypatch, "--pipeline.datamanager.camera-res-scale-factor", "0.5")
     assert [len(splat_scene(config, split).scene) for split in ("all", "train", "eval")] == [10, 6, 4]
     assert lmvic(monkeypatch, "prepare", "--load-config", config, "--output", tmp_path / "prepared") == 0
     assert MultiViewScene.from_dataset(tmp_path / "prepared" / "scene").cameras.size == (48, 64)
@@ -54,14 +54,14 @@ MODELS = ("OPENCV_FISHEYE", "EQUIRECTANGULAR", "ORTHOPHOTO", "VR180_L", "OMNIDIR
 def test_other_cameras_are_refused_by_name(model, tmp_path):
     """Before training, with coefficients of zero too, which nerfstudio leaves as they are."""
 
-    def manager(change):
-        scene = parsed_scenes.nerfstudio_scene(tmp_path / "scene", np.zeros(3), change)
+    def manager(name, change):
+        scene = parsed_scenes.nerfstudio_scene(tmp_path / name, np.zeros(3), change)
         config = deepcopy(all_methods["lmvic-splat"].pipeline.datamanager)
         config.data = scene.folder
         return config.setup(device="cpu", test_mode="val")
 
     with pytest.raises(SceneError, match="is not supported; undistort") as caught:
-        manager(lambda meta: meta.update(camera_model=model))
+        manager("scene", lambda meta: meta.update(camera_model=model))
     assert model.removeprefix("OPENCV_") in str(caught.value) and "000.png" in str(caught.value)
     with pytest.raises(SceneError, match=model):  # a frame's own word, which nerfstudio does not read
-        manager(lambda meta: (meta.pop("camera_model"), meta["frames"][0].update(camera_model=model)))
+        manager("frame", lambda meta: (meta.pop("camera_model"), meta["frames"][0].update(camera_model=model)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -49,7 +50,7 @@ LIGHT = (
 """Packages that work without nerfstudio."""
 FOREIGN = ("nerfstudio", "gsplat", "viser", "lmvic_ns.splat", "lmvic_ns.viewer", "lmvic_ns.method_configs")
 SOURCES = sorted(
-    source for room in LIGHT for source in ([PACKAGE / room] if room.endswith(".py") else (PACKAGE / room).rglob("*.py"))
+    source for name in LIGHT for source in ([PACKAGE / name] if name.endswith(".py") else (PACKAGE / name).rglob("*.py"))
 )
 MODULES = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
 
@@ -110,15 +111,15 @@ GRAPH = {module: ours(module) for module in MODULES}
 
 
 def test_no_arrow_runs_up():
-    def room(module: str) -> int | None:
+    def position(module: str) -> int | None:
         name = module.split(".")[1]
         return ORDER.index(name) if name in ORDER else None
 
     wrong = []
     for module, imports in GRAPH.items():
-        own = room(module)
-        assert own is not None or module == "lmvic_ns.__init__", f"{module} lies in no room"
-        wrong += [f"{module} -> {other}" for other in imports if own is not None and (room(other) or 0) > own]
+        own = position(module)
+        assert own is not None or module == "lmvic_ns.__init__", f"{module} belongs to no package of ORDER"
+        wrong += [f"{module} -> {other}" for other in imports if own is not None and (position(other) or 0) > own]
     assert not wrong
 
 
@@ -136,7 +137,7 @@ def test_no_circle():
         walk(module, ())
 
 
-def test_importing_the_rooms_loads_nothing_foreign():
+def test_importing_light_packages_loads_nothing_foreign():
     """Also through other packages of ours: what is really in sys.modules afterwards."""
     modules = [
         ".".join(["lmvic_ns", *source.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__")
@@ -150,3 +151,10 @@ def test_importing_the_rooms_loads_nothing_foreign():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_one_module_writes_datasets():
+    """`scene/writer.py`; everything else goes through it."""
+    writing = re.compile(r"transforms\.json\"\)?[^\n]*(\.write_|\.open\(\"w)|json\.dump\(|end_header")
+    found = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if writing.search(path.read_text())}
+    assert found == {"scene/writer.py", "scene/ply.py"}

@@ -20,6 +20,8 @@ from lmvic_ns.codec.weights import load_weights
 from lmvic_ns.errors import SceneError, WeightsError
 from lmvic_ns.evaluation.image_set import load_image_set
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.scene.ply import read_points, write_ply
+from lmvic_ns.scene.points import SparsePoints
 from lmvic_ns.training.photos import load_photos
 from lmvic_ns.workflows.sources import dataset_inputs, dataset_scene, say_not_kept
 
@@ -159,10 +161,9 @@ def test_a_scene_that_changes_while_it_is_coded_is_told(copy, weights, touched, 
 
 
 def test_points_that_no_view_shows_are_counted(copy, weights, tmp_path, monkeypatch, capsys) -> None:
-    lines = (copy / "sparse_pc.ply").read_text().splitlines()
-    end, count = lines.index("end_header"), int(next(line for line in lines if "vertex" in line).split()[-1])
-    behind = ["1e5 1e5 1e5 " + line.split(maxsplit=3)[3] for line in lines[end + 1 : end + 4]]
-    (copy / "sparse_pc.ply").write_text("\n".join([*lines[: end + 1], *behind, *lines[end + 4 :]]) + "\n")
+    positions, colours = read_points(copy / "sparse_pc.ply")
+    positions[:3], count = 1e5, len(positions)
+    write_ply(copy / "sparse_pc.ply", SparsePoints(positions.astype(np.float32), colours))
     arguments = ("encode", copy, tmp_path / "new.lmvic", "--weights", weights, "--effort", "fast", "--overwrite")
     assert lmvic(monkeypatch, *arguments) == 0
     assert f"3 of {count} sparse points are left out" in capsys.readouterr().out

@@ -18,7 +18,7 @@ from lmvic_ns.codec.records import DecodedView, EncodedView
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.report.details import CROP_SIDE, error_colours, view_details, worst_place
 from lmvic_ns.report.page import histogram
-from lmvic_ns.report.report import Collector
+from lmvic_ns.report.report import ReportCollector
 from lmvic_ns.report.still_formats import as_good, available, coded
 from lmvic_ns.scene import MultiViewScene
 
@@ -125,7 +125,7 @@ def test_many_views_and_hostile_names_stay_small_and_harmless(tmp_path: Path) ->
 
     names = [f"view {i} & 'it' &lt;script&gt;" for i in range(300)]
     for scene, views in decoded(names):
-        collector = Collector(scene, [-1] * 300, list(range(300)))
+        collector = ReportCollector(scene, [-1] * 300, list(range(300)))
         for view in views:
             collector.add(view)
         assert [shown.psnr for shown in collector.worst] == sorted(collector.psnr.values())[:6]

@@ -51,9 +51,8 @@ def test_a_killed_process_is_resumed(tmp_path: Path):
     process.kill()
     process.wait()
     reached = torch.load(checkpoint, map_location="cpu", weights_only=True)["lmvic"]["step"]
-    # in processes of their own: equal bits need equal threads and precision, which other tests' libraries change
-    for mode in ("resume", "whole"):
-        subprocess.run([sys.executable, __file__, str(tmp_path), mode, str(reached + 3)], env=environment, check=True)
+    # in a process of their own: equal bits need equal threads and precision, which other tests' libraries change
+    subprocess.run([sys.executable, __file__, str(tmp_path), "compare", str(reached + 3)], env=environment, check=True)
     resumed, whole = (torch.load(tmp_path / f"{mode}.pt", weights_only=True) for mode in ("resume", "whole"))
     assert reached > 0
     for name, weight in whole.items():
@@ -68,8 +67,9 @@ def main(folder: Path, mode: str = "ddp", steps: str = "0") -> None:
         torch.set_num_threads(1)
         if mode == "endless":
             train(folder, steps=None, checkpoint_every=0.2)
-        run = train(folder if mode == "resume" else folder / "whole", steps=int(steps), resume=mode == "resume")
-        torch.save(run.model.state_dict(), folder / f"{mode}.pt")
+        for name in ("resume", "whole"):
+            run = train(folder if name == "resume" else folder / "whole", steps=int(steps), resume=name == "resume")
+            torch.save(run.model.state_dict(), folder / f"{name}.pt")
         return
     torch.manual_seed(0)
     train(folder, steps=STEPS, batch=2, model=StandInCodec(noise=0.0), devices=2, strategy="ddp")

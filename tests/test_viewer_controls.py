@@ -52,7 +52,7 @@ def test_the_photograph_comes_first_and_is_compared(page: tuple[ViewPage, str], 
     assert "000, view 1 of 4" in words and "bits a pixel" in words and " dB" in words
     assert f"{VIEWS} views" in words and not re.search(r"\d bits[,;]|number 0|[\d.]+ kB of each", words)
     assert "How it was coded" in words and "Prediction" not in words, "the codec's pictures come on request"
-    wait_for("the other views", lambda: len(view.space.thumbnails) == VIEWS)
+    wait_for("the other views", lambda: len(view.scene_3d.thumbnails) == VIEWS)
     wait_for("a place among the worst", lambda: re.search(r"worst of 4 views(?! compared so far)", text(browser)))
     screenshot(browser, "lmvic-view")
 
@@ -128,13 +128,13 @@ def test_cameras_and_coding_on_request(page: tuple[ViewPage, str], browser):
     press(browser, "c")
     wait_for("the cameras", lambda: not stage_is_shown(browser))
     wait_for("the picture in the panel", lambda: len(panel_pictures(browser)) == 2)
-    assert view.space._sparse is not None and view.space._sparse.visible and view.space._depth is None
+    assert view.scene_3d._sparse is not None and view.scene_3d._sparse.visible and view.scene_3d._depth is None
     check(browser, "Depth of this view")
-    wait_for("depth as points", lambda: view.space._depth is not None and view.space._depth.visible)
+    wait_for("depth as points", lambda: view.scene_3d._depth is not None and view.scene_3d._depth.visible)
     check(browser, "Reference tree")
-    wait_for("the tree", lambda: view.space._edges and view.space._edges[0].visible)
+    wait_for("the tree", lambda: view.scene_3d._edges and view.scene_3d._edges[0].visible)
     check(browser, "Sparse points")
-    wait_for("no sparse points", lambda: not view.space._sparse.visible)
+    wait_for("no sparse points", lambda: not view.scene_3d._sparse.visible)
     screenshot(browser, "lmvic-view-cameras")
     _click_camera(browser, view)
     click(browser, "//button[.='Show the photograph']")
@@ -195,14 +195,14 @@ def test_a_damaged_view_is_said_and_the_others_are_shown(folder: Path, browser):
         press(browser, "n")
         wait_for("the view after it", lambda: stage(browser)[0].endswith("/2d.jpg"))
         assert browser.find_element("css selector", ".lmvic-pair").is_displayed()
-        wait_for("the small pictures of the others", lambda: sorted(page.space.thumbnails) == [0, 2, 3])
+        wait_for("the small pictures of the others", lambda: sorted(page.scene_3d.thumbnails) == [0, 2, 3])
         page.close()
 
 
 def test_a_step_to_a_decoded_view_is_fast(page: tuple[ViewPage, str]):
     """Not timed: nothing is decoded and no picture is written for it."""
     view, _ = page
-    wait_for("all views", lambda: len(view.space.thumbnails) == VIEWS)
+    wait_for("all views", lambda: len(view.scene_3d.thumbnails) == VIEWS)
     wait_for("neighbours made ready", lambda: {3, 0, 1} <= set(view._ready))
     view.source._load = None  # type: ignore[assignment,method-assign]
     view._picture_files.add = None  # type: ignore[assignment,method-assign]

@@ -23,9 +23,9 @@ PREAMBLE_BYTES = PREAMBLE.size + 4
 UNIT_SYNC = b"\xf5UNT"  # 0xF5 is never part of UTF-8 text
 SECTION_SYNC = b"\xf5SEC"
 UNIT_FIELDS = struct.Struct("<4sH2I")  # sync, view, bytes of the depth part and of the image part; two CRCs follow
-UNIT_HEAD_BYTES = UNIT_FIELDS.size + 8
+UNIT_HEADER_BYTES = UNIT_FIELDS.size + 8
 SECTION_FIELDS = struct.Struct("<4s4sI")  # sync, tag, bytes; a CRC follows
-SECTION_HEAD_BYTES = SECTION_FIELDS.size + 4
+SECTION_HEADER_BYTES = SECTION_FIELDS.size + 4
 
 END_MAGIC = b"\x89LMVEND\n"
 TRAILER = struct.Struct("<2I8s")  # bytes of the index, CRC of the index and that length, magic
@@ -52,7 +52,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class UnitHead:
+class UnitHeader:
     """The fixed fields in front of a unit's parts."""
 
     view: int
@@ -65,7 +65,7 @@ class UnitHead:
     @property
     def size(self) -> int:
         """Of the whole unit, in bytes."""
-        return UNIT_HEAD_BYTES + self.depth_bytes + self.image_bytes
+        return UNIT_HEADER_BYTES + self.depth_bytes + self.image_bytes
 
 
 def pack_preamble_and_header(header: FileHeader) -> bytes:
@@ -145,21 +145,21 @@ def binding_of(front: bytes) -> int:
     return int(struct.unpack_from("<I", front, PREAMBLE.size)[0])
 
 
-def pack_unit_head(view: int, depth: bytes, image: bytes, binding: int) -> bytes:
+def pack_unit_header(view: int, depth: bytes, image: bytes, binding: int) -> bytes:
     """What stands in front of a unit's two parts, in the file of this `binding_of`."""
     fields = UNIT_FIELDS.pack(UNIT_SYNC, view, len(depth), len(image))
     crc = crc32c(fields, binding)
     return fields + struct.pack("<2I", crc32c(depth, crc), crc32c(image, crc))
 
 
-def unpack_unit_head(data: bytes, header: FileHeader, binding: int) -> UnitHead:
+def unpack_unit_header(data: bytes, header: FileHeader, binding: int) -> UnitHeader:
     """Fields of a unit, within the limits of its view; `binding` of the file that is read, see `binding_of`.
 
     Raises:
         BitstreamError: no unit begins here, or not one of this file's views.
     """
-    if len(data) < UNIT_HEAD_BYTES or data[:4] != UNIT_SYNC:
-        raise BitstreamError(f"expected a unit's mark and {UNIT_HEAD_BYTES} bytes of fields")
+    if len(data) < UNIT_HEADER_BYTES or data[:4] != UNIT_SYNC:
+        raise BitstreamError(f"expected a unit's mark and {UNIT_HEADER_BYTES} bytes of fields")
     _, view, depth_bytes, image_bytes = UNIT_FIELDS.unpack_from(data)
     if view >= len(header.views):
         raise BitstreamError(f"expected a view below {len(header.views)}, found {view}")
@@ -168,23 +168,23 @@ def unpack_unit_head(data: bytes, header: FileHeader, binding: int) -> UnitHead:
     if max(depth_bytes, image_bytes) > most:
         raise BitstreamError(f"view {view}: expected parts of at most {most} bytes, found {depth_bytes}, {image_bytes}")
     depth_crc, image_crc = struct.unpack_from("<2I", data, UNIT_FIELDS.size)
-    return UnitHead(view, depth_bytes, image_bytes, depth_crc, image_crc, crc32c(data[: UNIT_FIELDS.size], binding))
+    return UnitHeader(view, depth_bytes, image_bytes, depth_crc, image_crc, crc32c(data[: UNIT_FIELDS.size], binding))
 
 
-def pack_section_head(tag: str, data: bytes, binding: int) -> bytes:
+def pack_section_header(tag: str, data: bytes, binding: int) -> bytes:
     """What stands in front of a section's bytes, in the file of this `binding_of`."""
     fields = SECTION_FIELDS.pack(SECTION_SYNC, check_tag(tag), len(data))
     return fields + struct.pack("<I", crc32c(data, crc32c(fields, binding)))
 
 
-def unpack_section_head(data: bytes, binding: int) -> tuple[str, int, int, int]:
+def unpack_section_header(data: bytes, binding: int) -> tuple[str, int, int, int]:
     """Tag, payload bytes, CRC, and the CRC of the fields that it continues.
 
     Raises:
         BitstreamError: no section begins here.
     """
-    if len(data) < SECTION_HEAD_BYTES or data[:4] != SECTION_SYNC:
-        raise BitstreamError(f"expected a section's mark and {SECTION_HEAD_BYTES} bytes of fields")
+    if len(data) < SECTION_HEADER_BYTES or data[:4] != SECTION_SYNC:
+        raise BitstreamError(f"expected a section's mark and {SECTION_HEADER_BYTES} bytes of fields")
     _, tag, size = SECTION_FIELDS.unpack_from(data)
     if size > limits.MAX_SECTION_BYTES:
         raise BitstreamError(f"section {tag!r}: expected at most {limits.MAX_SECTION_BYTES} bytes, found {size}")
@@ -217,8 +217,8 @@ def pack_index_and_trailer(blocks: Sequence[Block]) -> bytes:
     return index + TRAILER.pack(len(index), crc32c(size, crc32c(index)), END_MAGIC)
 
 
-def index_bytes(trailer: bytes, room: int) -> int:
-    """Bytes of the index in front of this trailer, at most `room`.
+def index_bytes(trailer: bytes, available: int) -> int:
+    """Bytes of the index in front of this trailer, at most `available`.
 
     Raises:
         BitstreamError: this is no trailer.
@@ -226,8 +226,8 @@ def index_bytes(trailer: bytes, room: int) -> int:
     if len(trailer) != TRAILER.size or trailer[8:] != END_MAGIC:
         raise BitstreamError("trailer: expected one at the end: the file was cut off or something follows it")
     size = TRAILER.unpack(trailer)[0]
-    if size > min(room, MAX_INDEX_BYTES):
-        raise BitstreamError(f"trailer: expected an index of at most {min(room, MAX_INDEX_BYTES)} bytes, found {size}")
+    if size > min(available, MAX_INDEX_BYTES):
+        raise BitstreamError(f"trailer: expected an index of at most {min(available, MAX_INDEX_BYTES)} bytes, found {size}")
     return size
 
 
@@ -252,7 +252,7 @@ def unpack_index(index: bytes, trailer: bytes, begin: int, end: int, views: int)
         sections += entry == SECTION_ENTRY
         if sections > limits.MAX_SECTIONS:
             raise BitstreamError(f"index: expected at most {limits.MAX_SECTIONS} sections")
-        if length < (UNIT_HEAD_BYTES if entry else SECTION_HEAD_BYTES) or offset + length > end:
+        if length < (UNIT_HEADER_BYTES if entry else SECTION_HEADER_BYTES) or offset + length > end:
             raise BitstreamError(f"index: expected blocks inside the file, found one of {length} bytes at {offset}")
         seen.add(entry)
         blocks.append(Block(entry, offset, length))

@@ -9,7 +9,7 @@ MAX_PARAMETERS = 64
 MAX_SIDE = 65_535  # pixels
 MAX_PIXELS = 1 << 27  # of one view: four times 8K
 DEFAULT_MAX_PIXELS = 110_000_000
-"""Of one view, for a reader that is not told otherwise: no camera for captures has more, and a file of a few kilobytes may
+"""Of one view, by default: no camera for captures has more, and a file of a few kilobytes may
 claim more to make a program take gigabytes."""
 MAX_HEADER_BYTES = 1 << 25  # before compression
 MAX_DEFLATE_RATIO = 16  # a header that claims to expand further is refused (a writer stores such headers as they are)

@@ -17,12 +17,12 @@ from lmvic_ns.bitstream.layout import (
     MAGIC,
     PREAMBLE_BYTES,
     SECTION_ENTRY,
-    SECTION_HEAD_BYTES,
+    SECTION_HEADER_BYTES,
     Block,
     binding_of,
     stored_header_bytes,
     unpack_preamble_and_header,
-    unpack_section_head,
+    unpack_section_header,
 )
 from lmvic_ns.bitstream.scan import leading_blocks
 from lmvic_ns.errors import BitstreamError, LmvicError
@@ -38,7 +38,7 @@ class PartialState:
     Attributes:
         header: of the scene; None if not even that is whole.
         done: numbers of the views whose units are whole.
-        settings: what it is coded with, as the writer was told; None if that is not known.
+        settings: what it is coded with, as the writer was given; None if that is not known.
     """
 
     header: FileHeader | None
@@ -64,9 +64,9 @@ def settings_of(file: BinaryIO, blocks: list[Block]) -> bytes | None:
         return None
     file.seek(blocks[-1].offset)
     data = file.read(blocks[-1].size)
-    if unpack_section_head(data[:SECTION_HEAD_BYTES], 0)[0] != SETTINGS_TAG:  # its checksum was looked at when it was found
+    if unpack_section_header(data[:SECTION_HEADER_BYTES], 0)[0] != SETTINGS_TAG:  # its checksum was looked at when it was found
         return None
-    return data[SECTION_HEAD_BYTES:]
+    return data[SECTION_HEADER_BYTES:]
 
 
 def read_partial(partial: Path) -> PartialState:

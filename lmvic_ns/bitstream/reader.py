@@ -11,21 +11,21 @@ from lmvic_ns.bitstream.header import FileHeader
 from lmvic_ns.bitstream.layout import (
     PREAMBLE_BYTES,
     SECTION_ENTRY,
-    SECTION_HEAD_BYTES,
+    SECTION_HEADER_BYTES,
     SECTION_TAGS,
     TRAILER,
-    UNIT_HEAD_BYTES,
+    UNIT_HEADER_BYTES,
     Block,
     Unit,
-    UnitHead,
+    UnitHeader,
     binding_of,
     index_bytes,
     must_be_known,
     stored_header_bytes,
     unpack_index,
     unpack_preamble_and_header,
-    unpack_section_head,
-    unpack_unit_head,
+    unpack_section_header,
+    unpack_unit_header,
 )
 from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
 from lmvic_ns.bitstream.partial import SETTINGS_TAG, SUFFIX
@@ -116,17 +116,17 @@ class Reader:
                 raise BitstreamError(f"section {tag}: this version does not know it, and it has to be: use a newer lmvic-ns")
 
     def _indexed_blocks(self, begin: int) -> list[Block]:
-        room = self.file_size - TRAILER.size - begin
+        available = self.file_size - TRAILER.size - begin
         trailer = self._read(max(begin, self.file_size - TRAILER.size), TRAILER.size)
-        size = index_bytes(trailer, max(room, 0))
+        size = index_bytes(trailer, max(available, 0))
         end = self.file_size - TRAILER.size - size
         return unpack_index(self._read(end, size), trailer, begin, end, len(self.header.views))
 
     def _add_section(self, block: Block) -> None:
         try:
-            tag, size, _, _ = unpack_section_head(self._read(block.offset, SECTION_HEAD_BYTES), self._binding)
-            if size + SECTION_HEAD_BYTES != block.size or tag in self._sections:
-                raise BitstreamError(f"section {tag}: expected once, with {block.size - SECTION_HEAD_BYTES} bytes")
+            tag, size, _, _ = unpack_section_header(self._read(block.offset, SECTION_HEADER_BYTES), self._binding)
+            if size + SECTION_HEADER_BYTES != block.size or tag in self._sections:
+                raise BitstreamError(f"section {tag}: expected once, with {block.size - SECTION_HEADER_BYTES} bytes")
             self._sections[tag] = block
         except BitstreamError as error:
             self.problems.append(f"section at byte {block.offset}: {error}")
@@ -152,10 +152,10 @@ class Reader:
         if block is None:
             raise BitstreamError(f"{what}: expected its unit, found no intact one in the file")
         try:
-            head = self._unit_head(block, view)
+            head = self._unit_header(block, view)
         except BitstreamError as error:
             raise BitstreamError(f"{what}: unit: {error}") from None
-        begin = block.offset + UNIT_HEAD_BYTES
+        begin = block.offset + UNIT_HEADER_BYTES
         depth, image = self._read(begin, head.depth_bytes), self._read(begin + head.depth_bytes, head.image_bytes)
         for part, content, crc in (("depth", depth, head.depth_crc), ("image", image, head.image_crc)):
             found = crc32c(content, head.fields_crc)
@@ -163,8 +163,8 @@ class Reader:
                 raise BitstreamError(f"{what}: {part} part: damaged: expected CRC-32C {crc:08x}, found {found:08x}")
         return Unit(depth, image)
 
-    def _unit_head(self, block: Block, view: int) -> UnitHead:
-        head = unpack_unit_head(self._read(block.offset, UNIT_HEAD_BYTES), self.header, self._binding)
+    def _unit_header(self, block: Block, view: int) -> UnitHeader:
+        head = unpack_unit_header(self._read(block.offset, UNIT_HEADER_BYTES), self.header, self._binding)
         if head.view != view or head.size != block.size:
             raise BitstreamError(f"expected view {view} with {block.size} bytes, found view {head.view} with {head.size}")
         return head
@@ -191,11 +191,11 @@ class Reader:
         data = self._read(block.offset, block.size)
         if len(data) != block.size:
             raise BitstreamError(f"{self.path.name}: section {tag}: expected {block.size} bytes, found {len(data)}")
-        _, _, crc, fields_crc = unpack_section_head(data[:SECTION_HEAD_BYTES], self._binding)
-        found = crc32c(memoryview(data)[SECTION_HEAD_BYTES:], fields_crc)
+        _, _, crc, fields_crc = unpack_section_header(data[:SECTION_HEADER_BYTES], self._binding)
+        found = crc32c(memoryview(data)[SECTION_HEADER_BYTES:], fields_crc)
         if found != crc:
             raise BitstreamError(f"{self.path.name}: section {tag}: damaged: expected CRC-32C {crc:08x}, found {found:08x}")
-        return data[SECTION_HEAD_BYTES:]
+        return data[SECTION_HEADER_BYTES:]
 
     def sections(self) -> tuple[str, ...]:
         """Tags of the optional sections."""
@@ -204,7 +204,7 @@ class Reader:
     def section_bytes(self, tag: str) -> int:
         """Size of a section's data, read or not, whole or not; 0 if the file has none of this tag."""
         block = self._sections.get(tag)
-        return block.size - SECTION_HEAD_BYTES if block is not None else 0
+        return block.size - SECTION_HEADER_BYTES if block is not None else 0
 
     def damaged_tags(self) -> dict[str, str]:
         """What is wrong with sections of tags that are not in use: damage may have made one of another's tag, and nobody
@@ -240,10 +240,10 @@ class Reader:
             try:
                 if block is None:
                     raise BitstreamError("not found")
-                head = self._unit_head(block, view)
+                head = self._unit_header(block, view)
             except BitstreamError:
                 block = self._search(view)
-                head = self._unit_head(block, view) if block else None
+                head = self._unit_header(block, view) if block else None
             sizes.append(UnitSize(head.depth_bytes, head.image_bytes, head.size) if head else None)
         return tuple(sizes)
 

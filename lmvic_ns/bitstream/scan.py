@@ -10,13 +10,13 @@ from lmvic_ns.bitstream.crc32c import PIECE, crc32c
 from lmvic_ns.bitstream.header import FileHeader
 from lmvic_ns.bitstream.layout import (
     SECTION_ENTRY,
-    SECTION_HEAD_BYTES,
+    SECTION_HEADER_BYTES,
     SECTION_SYNC,
-    UNIT_HEAD_BYTES,
+    UNIT_HEADER_BYTES,
     UNIT_SYNC,
     Block,
-    unpack_section_head,
-    unpack_unit_head,
+    unpack_section_header,
+    unpack_unit_header,
 )
 from lmvic_ns.errors import BitstreamError
 
@@ -33,7 +33,7 @@ def scan_blocks(file: IO[bytes], header: FileHeader, binding: int, begin: int, e
     """
     blocks: list[Block] = []
     seen: set[int] = set()
-    marks = _Marks(file, end)
+    marks = _MarkerScanner(file, end)
     budget = 2 * (end - begin) + _CHUNK
     at, sections = begin, 0
     while (at := marks.next_from(at)) >= 0 and budget > 0:
@@ -93,25 +93,25 @@ def _intact_block(
         BitstreamError: no block begins here.
     """
     file.seek(at)
-    head = file.read(min(UNIT_HEAD_BYTES, end - at))
+    head = file.read(min(UNIT_HEADER_BYTES, end - at))
     if head[:_SYNC_BYTES] == SECTION_SYNC:
-        _, payload, crc, fields_crc = unpack_section_head(head, binding)
-        size = SECTION_HEAD_BYTES + payload
+        _, payload, crc, fields_crc = unpack_section_header(head, binding)
+        size = SECTION_HEADER_BYTES + payload
         if size > min(end - at, budget):
-            return None, SECTION_HEAD_BYTES
-        good = crc_of_range(file, at + SECTION_HEAD_BYTES, payload, fields_crc) == crc
+            return None, SECTION_HEADER_BYTES
+        good = crc_of_range(file, at + SECTION_HEADER_BYTES, payload, fields_crc) == crc
         return (Block(SECTION_ENTRY, at, size) if good else None), size
-    unit = unpack_unit_head(head, header, binding)
+    unit = unpack_unit_header(head, header, binding)
     if unit.size > min(end - at, budget):
-        return None, UNIT_HEAD_BYTES
-    begin = at + UNIT_HEAD_BYTES
+        return None, UNIT_HEADER_BYTES
+    begin = at + UNIT_HEADER_BYTES
     if crc_of_range(file, begin, unit.depth_bytes, unit.fields_crc) != unit.depth_crc:
-        return None, UNIT_HEAD_BYTES + unit.depth_bytes
+        return None, UNIT_HEADER_BYTES + unit.depth_bytes
     good = crc_of_range(file, begin + unit.depth_bytes, unit.image_bytes, unit.fields_crc) == unit.image_crc
     return (Block(unit.view + 1, at, unit.size) if good else None), unit.size
 
 
-class _Marks:
+class _MarkerScanner:
     """Looks for the marks of units and sections, reading every part of the file about once."""
 
     def __init__(self, file: IO[bytes], end: int) -> None:

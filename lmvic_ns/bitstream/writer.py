@@ -14,19 +14,19 @@ from lmvic_ns.bitstream.header import FileHeader
 from lmvic_ns.bitstream.layout import (
     PREAMBLE_BYTES,
     SECTION_ENTRY,
-    UNIT_HEAD_BYTES,
+    UNIT_HEADER_BYTES,
     Block,
     Unit,
     binding_of,
     check_tag,
     pack_index_and_trailer,
     pack_preamble_and_header,
-    pack_section_head,
-    pack_unit_head,
+    pack_section_header,
+    pack_unit_header,
     stored_header_bytes,
     unpack_preamble_and_header,
-    unpack_section_head,
-    unpack_unit_head,
+    unpack_section_header,
+    unpack_unit_header,
 )
 from lmvic_ns.bitstream.partial import SETTINGS_TAG, finished_path, partial_path, read_partial, settings_of
 from lmvic_ns.bitstream.scan import leading_blocks
@@ -117,8 +117,8 @@ class Writer:
         """
         if not 0 <= view < len(self.header.views) or view in self._units:
             raise BitstreamError(f"view {view}: expected each of {len(self.header.views)} views once")
-        head = pack_unit_head(view, depth, image, self._binding)
-        unpack_unit_head(head, self.header, self._binding)  # the limits of this view
+        head = pack_unit_header(view, depth, image, self._binding)
+        unpack_unit_header(head, self.header, self._binding)  # the limits of this view
         self._units[view] = self._add(view + 1, head, depth, image)
 
     def add_section(self, tag: str, data: bytes) -> None:
@@ -131,7 +131,7 @@ class Writer:
         check_tag(tag)
         if tag in self._tags or len(self._tags) >= limits.MAX_SECTIONS or len(data) > limits.MAX_SECTION_BYTES:
             raise BitstreamError(f"section {tag}: expected once, at most {limits.MAX_SECTIONS} sections, and less data")
-        self._add(SECTION_ENTRY, pack_section_head(tag, data, self._binding), data)
+        self._add(SECTION_ENTRY, pack_section_header(tag, data, self._binding), data)
         self._tags.add(tag)
 
     def has_section(self, tag: str) -> bool:
@@ -149,7 +149,7 @@ class Writer:
             raise BitstreamError(f"view {view}: its unit is not written yet")
         file = self._open_file()
         file.seek(block.offset)
-        head = unpack_unit_head(file.read(UNIT_HEAD_BYTES), self.header, self._binding)
+        head = unpack_unit_header(file.read(UNIT_HEADER_BYTES), self.header, self._binding)
         unit = Unit(file.read(head.depth_bytes), file.read(head.image_bytes))
         file.seek(self._end)
         return unit
@@ -228,7 +228,7 @@ class Writer:
             return
         file = self._open_file()
         file.seek(self._end)
-        file.write(pack_section_head(SETTINGS_TAG, self._settings, self._binding) + self._settings)
+        file.write(pack_section_header(SETTINGS_TAG, self._settings, self._binding) + self._settings)
         file.truncate()
         file.flush()
 
@@ -292,7 +292,7 @@ class Writer:
         for block in self._blocks:
             if block.entry == SECTION_ENTRY:
                 file.seek(block.offset)
-                self._tags.add(unpack_section_head(file.read(min(block.size, UNIT_HEAD_BYTES)), self._binding)[0])
+                self._tags.add(unpack_section_header(file.read(min(block.size, UNIT_HEADER_BYTES)), self._binding)[0])
             else:
                 self._units[block.entry - 1] = block
         self._end = self._blocks[-1].offset + self._blocks[-1].size if self._blocks else begin

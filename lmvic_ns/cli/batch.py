@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmvic_ns._util.exit_status import INTERRUPTED, MISTAKE
 from lmvic_ns.cli.encoding import EncodeConfig
-from lmvic_ns.cli.scene_process import Answer, SceneProcess, Watcher, failed, scene_task, threads_each
+from lmvic_ns.cli.scene_process import Answer, BatchObserver, SceneProcess, failed, scene_task, threads_per_process
 from lmvic_ns.errors import LmvicError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _STEPS = 1000
 """Of the bar, a scene."""
 
 
-class Display:
+class BatchDisplay:
     """One line for each scene that is over, and a bar over all scenes with the time left.
 
     Args:
@@ -40,7 +40,7 @@ class Display:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> BatchDisplay:
         from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
         from lmvic_ns.report.terminal import is_quiet, plain_column, plain_console
@@ -58,12 +58,12 @@ class Display:
         self._bar.stop()
 
     def step(self, number: int, share: float) -> None:
-        """See `Watcher`."""
+        """See `BatchObserver`."""
         self._shares[number] = max(self._shares[number], min(share, 1.0))
         self._update()
 
     def answer(self, number: int, answer: Answer) -> None:
-        """See `Watcher`."""
+        """See `BatchObserver`."""
         from lmvic_ns.report.terminal import say
 
         self.answers[number], self._shares[number] = answer, 1.0
@@ -116,7 +116,7 @@ def code_scenes(config: EncodeConfig, pairs: Sequence[tuple[Path, Path]]) -> tup
 
     started = time.perf_counter()
     tasks = [scene_task(config, scene, file) for scene, file in pairs]
-    display, interrupted, lost = Display([scene for scene, _ in pairs]), False, ""
+    display, interrupted, lost = BatchDisplay([scene for scene, _ in pairs]), False, ""
     try:
         if config.cluster is not None:
             from lmvic_ns.cli.cluster import run_on_cluster
@@ -141,7 +141,7 @@ def code_scenes(config: EncodeConfig, pairs: Sequence[tuple[Path, Path]]) -> tup
         status = max(status, answer["status"])
         failed += not answer.get("results")
         results += answer.get("results") or [{"file": str(file), "error": answer["error"]}]
-        _tell(scene, answer)
+        _print_failure(scene, answer)
     made = [data for data in results if "error" not in data]
     before = sum(data["done_before"] for data in made)
     say(
@@ -152,11 +152,11 @@ def code_scenes(config: EncodeConfig, pairs: Sequence[tuple[Path, Path]]) -> tup
         status = MISTAKE
         print(f"lmvic: {lost}", file=sys.stderr, flush=True)
     if interrupted:
-        _tell_interrupted([file for _, file in pairs])
+        _print_interrupted([file for _, file in pairs])
     return status, results
 
 
-def _tell(scene: Path, answer: Answer) -> None:
+def _print_failure(scene: Path, answer: Answer) -> None:
     """A line on stderr on a scene that failed or misses its target."""
     if not answer.get("results"):
         error = answer["error"]
@@ -172,7 +172,7 @@ def _tell(scene: Path, answer: Answer) -> None:
         )
 
 
-def _tell_interrupted(files: Sequence[Path]) -> None:
+def _print_interrupted(files: Sequence[Path]) -> None:
     from lmvic_ns.bitstream.partial import partial_path
 
     kept = [str(partial_path(file)) for file in files if partial_path(file).exists()]
@@ -180,19 +180,19 @@ def _tell_interrupted(files: Sequence[Path]) -> None:
     print(f"lmvic: interrupted; {what}: the same command goes on", file=sys.stderr, flush=True)
 
 
-def run_here(tasks: Sequence[dict[str, Any]], jobs: int, watcher: Watcher) -> None:
+def run_here(tasks: Sequence[dict[str, Any]], jobs: int, observer: BatchObserver) -> None:
     """Code scenes on this machine, `jobs` of them at the same time.
 
     Args:
         tasks: see `scene_task`.
         jobs: scenes at the same time.
-        watcher: is told of everything, in this thread.
+        observer: receives all events, in this thread.
 
     Raises:
-        KeyboardInterrupt: after all processes have ended, and `watcher` has their answers.
+        KeyboardInterrupt: after all processes have ended, and `observer` has their answers.
     """
     jobs = min(jobs, len(tasks))
-    threads = threads_each(jobs)
+    threads = threads_per_process(jobs)
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in range(len(tasks)):
         waiting.put(number)
@@ -210,12 +210,12 @@ def run_here(tasks: Sequence[dict[str, Any]], jobs: int, watcher: Watcher) -> No
                     process = running[number] = SceneProcess(tasks[number], threads)
                 except OSError as error:
                     answer = failed(error)
-                    events.put(lambda n=number, a=answer: watcher.answer(n, a))
+                    events.put(lambda n=number, a=answer: observer.answer(n, a))
                     continue
-            answer = process.answer(lambda share, n=number: events.put(lambda: watcher.step(n, share)))
+            answer = process.answer(lambda share, n=number: events.put(lambda: observer.step(n, share)))
             with lock:
                 del running[number]
-            events.put(lambda n=number, a=answer: watcher.answer(n, a))
+            events.put(lambda n=number, a=answer: observer.answer(n, a))
 
     workers = [threading.Thread(target=work, daemon=True) for _ in range(jobs)]
     for worker in workers:

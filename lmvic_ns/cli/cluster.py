@@ -14,7 +14,7 @@ from uuid import uuid4
 from lmvic_ns import __version__
 from lmvic_ns._util.exit_status import MISTAKE
 from lmvic_ns._util.libraries import libraries_are_quiet
-from lmvic_ns.cli.scene_process import Answer, SceneProcess, Watcher, failed, threads_each
+from lmvic_ns.cli.scene_process import Answer, BatchObserver, SceneProcess, failed, threads_per_process
 from lmvic_ns.errors import LmvicError
 
 _CONNECT = 5.0
@@ -23,17 +23,17 @@ _BUSY = 60.0
 """Seconds that the process of a lost worker has to let go of a partial file."""
 
 
-def run_on_cluster(address: str, tasks: Sequence[Mapping[str, Any]], watcher: Watcher) -> None:
+def run_on_cluster(address: str, tasks: Sequence[Mapping[str, Any]], observer: BatchObserver) -> None:
     """Code scenes on the workers of a scheduler.
 
     Args:
         address: of the scheduler.
         tasks: see `scene_task`.
-        watcher: is told of the answers.
+        observer: receives the answers.
 
     Raises:
         LmvicError: no scheduler answers, or it went away.
-        KeyboardInterrupt: after the workers were told to stop.
+        KeyboardInterrupt: after the workers were asked to stop.
     """
     from distributed import as_completed
 
@@ -51,7 +51,7 @@ def run_on_cluster(address: str, tasks: Sequence[Mapping[str, Any]], watcher: Wa
         }
         try:
             for future in as_completed(futures, loop=client.loop):
-                watcher.answer(futures[future], _answer(future, client, address))
+                observer.answer(futures[future], _answer(future, client, address))
         except BaseException:
             client.cancel(list(futures), force=True)
             raise
@@ -82,7 +82,7 @@ def _connect(address: str) -> Any:
 
 
 async def _kind_of(address: str) -> str:
-    """What answers at an address; asked before a client is made, which would go on trying when it is told to stop."""
+    """What answers at an address; asked before a client is made, which would go on trying after it was stopped."""
     from distributed import rpc
 
     async with rpc(address) as there:
@@ -135,7 +135,7 @@ def code_scene(task: Mapping[str, Any]) -> Answer:
         return _refused(worker, f"has lmvic {__version__}, and {task['version']} asks it: install the same version")
     if task["folder"] is not None and not os.path.isdir(task["folder"]):
         return _refused(worker, f"does not see {task['folder']}: give paths that all machines see")
-    threads = threads_each(max(1, worker.state.nthreads))
+    threads = threads_per_process(max(1, worker.state.nthreads))
     key = worker.get_current_task()
     deadline = time.monotonic() + _BUSY
     while True:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import tyro
 
 from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
 from lmvic_ns.errors import LmvicError
@@ -28,7 +31,8 @@ class JsonOutputOptions(OutputOptions):
 class ReadingLimits:
     """Limits for files from strangers."""
 
-    max_megapixels: float = DEFAULT_MAX_PIXELS / 1e6
+    HELP_SECTION: ClassVar[str] = "advanced"
+    max_megapixels: Annotated[float, tyro.conf.arg(metavar="MEGAPIXELS")] = DEFAULT_MAX_PIXELS / 1e6
     """Refuse a file with a larger view than this, in millions of pixels. Decoding needs memory in proportion to it."""
 
     @property

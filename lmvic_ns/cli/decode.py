@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -13,7 +13,7 @@ from lmvic_ns.cli.common import OutputOptions, ReadingLimits
 from lmvic_ns.errors import LmvicError
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DecodeOptions:
     """What is decoded, and into which files."""
 
@@ -21,7 +21,7 @@ class DecodeOptions:
     """The .lmvic file."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folder for the dataset. It must be new or empty; `.` is allowed."""
-    views: tuple[str, ...] = ()
+    views: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME [NAME ...]]")] = ()
     """Names or numbers of views; all views by default. Only these and their references are decoded."""
     format: Literal["png", "jpg", "webp", "original"] = "png"
     """Format of the pictures. jpg and webp are lossy. original is that of each photograph, or png if that cannot be written."""
@@ -30,20 +30,28 @@ class DecodeOptions:
     original: resampled to the lens and frame of the photograph; masked where the pinhole view shows nothing."""
     layout: Literal["nerfstudio", "colmap"] = "nerfstudio"
     """A nerfstudio dataset, or COLMAP folders (images/, masks/, sparse/0/), which hold no depth and no other keys."""
-    depth: bool = True
-    """Write depth files."""
-    weights: str | None = None
-    """Weights of the codec: a name or a .safetensors file. By default the weights that the file names by hash."""
-    device: str = "auto"
-    """Device of the networks: cpu, cuda or auto."""
-    workers: int = 1
-    """Branches of the reference tree that are decoded in parallel."""
     overwrite: bool = False
     """Replace the files that lmvic wrote into the folder before, as listed in its .lmvic-files.json, and no others."""
 
 
-@dataclass
-class DecodeConfig(ReadingLimits, OutputOptions, DecodeOptions):
+@dataclass(kw_only=True)
+class AdvancedDecodeOptions:
+    """For most files the defaults are right."""
+
+    HELP_SECTION: ClassVar[str] = "advanced"
+
+    depth: bool = True
+    """Write depth files."""
+    weights: Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE")] = None
+    """Weights of the codec: a name or a .safetensors file. By default the weights that the file names by hash."""
+    device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
+    """Device of the networks: cpu, cuda or auto."""
+    workers: int = 1
+    """Branches of the reference tree that are decoded in parallel."""
+
+
+@dataclass(kw_only=True)
+class DecodeConfig(ReadingLimits, AdvancedDecodeOptions, OutputOptions, DecodeOptions):
     """Decode a file into a dataset that any nerfstudio method trains on."""
 
 

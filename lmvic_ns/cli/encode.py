@@ -108,14 +108,19 @@ def _encode_all(config: EncodeConfig, pairs: Sequence[tuple[Path, Path]]) -> tup
     return worst, results
 
 
-@dataclass
-class EstimateConfig(CodingOptions, JsonOutputOptions):
-    """What a scene would take at the named qualities, from a few of its views."""
+@dataclass(kw_only=True)
+class EstimatedScene:
+    """What is estimated."""
 
     dataset: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SCENE")]
     """Folder with a transforms.json, or a COLMAP one."""
     depth: DepthChoice = "auto"
     """Where depth comes from; see `lmvic encode`."""
+
+
+@dataclass(kw_only=True)
+class EstimateConfig(JsonOutputOptions, CodingOptions, EstimatedScene):
+    """What a scene would take at the named qualities, from a few of its views."""
 
 
 def estimate(config: EstimateConfig) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -17,27 +17,50 @@ from lmvic_ns.workflows.options import CodingOptions, weights_inputs
 
 if TYPE_CHECKING:
     from lmvic_ns.report.results import EncodedFile
-    from lmvic_ns.workflows.restart import Mark
+    from lmvic_ns.workflows.restart import UncheckedMarker
     from lmvic_ns.workflows.sources import DatasetInputs
 
 DepthChoice = Literal["auto", "files", "stereo", "none"]
 
 
-@dataclass
-class EncodeConfig(CodingOptions, JsonOutputOptions):
-    """Code a dataset into one file; no splat is needed."""
+@dataclass(kw_only=True)
+class ScenesAndFile:
+    """What is coded, and into which file."""
 
-    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENE [SCENE ...] FILE")]
+    paths: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="SCENE [SCENE ...] FILE", help_behavior_hint="(required)"),
+    ] = ()
     """SCENE FILE: a folder with a transforms.json, or a COLMAP one (images/ and sparse/0/), and the .lmvic file to write.
     SCENE SCENE ... FOLDER codes several, each into FOLDER/NAME.lmvic."""
+
+
+@dataclass(kw_only=True)
+class SceneOptions:
+    """How scenes are taken, and what is written beside the file."""
+
     depth: DepthChoice = "auto"
     """Where depth comes from: the dataset's files, plane sweep stereo, or no depth (views stand alone)."""
-    report: Path | None = None
+    report: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder for report.html and report.json; none without."""
     jobs: int = 1
     """Of several scenes, so many are coded at the same time, each in a process of its own with its share of the cores."""
-    cluster: str | None = None
+
+
+@dataclass(kw_only=True)
+class ClusterOptions:
+    """Coding on many machines."""
+
+    HELP_SECTION: ClassVar[str] = "advanced"
+
+    cluster: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
     """Address of a Dask scheduler (tcp://HOST:8786) whose workers code the scenes; all of them must see scenes and FOLDER."""
+
+
+@dataclass(kw_only=True)
+class EncodeConfig(JsonOutputOptions, ClusterOptions, SceneOptions, CodingOptions, ScenesAndFile):
+    """Code a dataset into one file; no splat is needed."""
 
     def check(self) -> None:
         """Raise on values that make no sense.
@@ -74,7 +97,7 @@ def encode_one(
     from lmvic_ns.report.results import result_data
     from lmvic_ns.report.terminal import interruptible
     from lmvic_ns.workflows.encoding import check_output, check_partial, downscaled, encode_scene, finish, pick_device
-    from lmvic_ns.workflows.restart import Mark
+    from lmvic_ns.workflows.restart import UncheckedMarker
     from lmvic_ns.workflows.sources import dataset_inputs, dataset_scene, say_not_kept
 
     files = dataset_inputs(dataset)
@@ -96,8 +119,8 @@ def encode_one(
     if not config.overwrite:  # early; clearing away what is in the way comes after all other checks
         check_partial(file, config.settings(source), overwrite=False)
     results: list[dict[str, Any]] = []
-    mark = Mark(file)
-    with interruptible(file) as outcome, _marked(mark, restartable):
+    marker = UncheckedMarker(file)
+    with interruptible(file) as outcome, _marked(marker, restartable):
         codec = load_codec(config.weights, pick_device(config.device))
         capture = files.capture(config.downscale, config.metadata)
         scene = downscaled(
@@ -111,23 +134,23 @@ def encode_one(
             outcome.status = finish(encoded, scene, codec, config, report=config.report, files=pictures, seconds=seconds)
         except LmvicError as error:
             if restartable:
-                mark.put(str(error))
+                marker.write(str(error))
             raise
         results = [result_data(encoded, pictures, time.perf_counter() - started)]
     return outcome.status, results
 
 
 @contextmanager
-def _marked(mark: Mark, restartable: bool) -> Iterator[None]:
-    """The mark stands while a scene of many is coded and checked; any scene takes it away when it is."""
+def _marked(marker: UncheckedMarker, restartable: bool) -> Iterator[None]:
+    """The marker stands while a scene of many is coded and checked; when that is done, any scene removes it."""
     if restartable:
-        mark.put()
+        marker.write()
     try:
         yield
     except BaseException:
-        mark.remove_if_nothing_begun()
+        marker.remove_if_nothing_begun()
         raise
-    mark.take_away()
+    marker.remove()
 
 
 def _done_before(
@@ -140,7 +163,7 @@ def _done_before(
     from lmvic_ns.report.terminal import say
     from lmvic_ns.scene import MultiViewScene
     from lmvic_ns.workflows.encoding import downscaled, pick_device
-    from lmvic_ns.workflows.restart import Mark, finished_file, made_with, measured
+    from lmvic_ns.workflows.restart import UncheckedMarker, finished_file, made_with, measured
     from lmvic_ns.workflows.search import missed_target
 
     if not file.is_file():
@@ -148,18 +171,18 @@ def _done_before(
     codec = load_codec(config.weights, pick_device(config.device))
     if not made_with(file, config, config.settings(source_now()), codec.weights.hash):
         return None
-    mark = Mark(file)
-    if mark.failure:
-        raise LmvicError(f"{file}: was made, and its check failed ({mark.failure}): make it anew with --overwrite")
+    marker = UncheckedMarker(file)
+    if marker.failure:
+        raise LmvicError(f"{file}: was made, and its check failed ({marker.failure}): make it anew with --overwrite")
     psnr: dict[int, float] = {}
-    if mark.there or config.target_psnr is not None:
+    if marker.exists or config.target_psnr is not None:
         scene = MultiViewScene.from_dataset(dataset, depth=False)
         psnr = measured(file, downscaled(scene, config.downscale), codec)
     encoded = finished_file(file, codec, psnr)
     encoded = replace(encoded, missed=missed_target(encoded, config))
-    if encoded.missed and mark.there:
+    if encoded.missed and marker.exists:
         finished_path(file).unlink()  # of a search that was going on to the next level
         return None
-    mark.take_away()
+    marker.remove()
     say(f"{file}: done before")
     return int(bool(encoded.missed)), [result_data(encoded, sorted(files.pictures), 0.0, done_before=True)]

@@ -4,50 +4,60 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.evaluation.cache import default_cache_folder
-from lmvic_ns.evaluation.progress import progress
+from lmvic_ns.report.terminal import progress
 
 DEFAULT_CODECS = "lmvic,lmvic-intra,jpeg,webp,avif,jxl,x265-intra,x265-ldp,svtav1,vvenc"
 
 
-@dataclass(frozen=True)
-class RateDistortionOptions:
-    """Rate-distortion curves and BD-rates of this codec and of others, on the same pictures.
-
-    Attributes:
-        sets: Dataset folders with transforms.json (for `lmvic` with depth files), and folders of photographs.
-        codecs: Comma-separated names. Weights may follow an @, as in lmvic@base or lmvic-intra@FILE.safetensors.
-        settings: Other quality settings of a codec, as NAME=V,V,V. May be given several times.
-        anchor: Codec to which BD-rates refer, or a curve such as "x265-ldp (our order)".
-        method: Interpolation for BD-rates.
-        weights: Weights of lmvic and lmvic-intra: a name or a .safetensors file.
-        device: Device of the networks: cpu, cuda or auto.
-        pictures: Views as stored, or undistorted to pinhole views, which is what lmvic codes.
-        limit: Use only the first pictures of each set, this many.
-        orders: Order of the views for video codecs: by file name, the greedy chain of the paper, or both.
-        output: Folder for rd.csv, rd-views.csv, bd-rate.csv, rd.md and the curves.
-        html: Also write interactive curves.
-        cache: Folder of cached results; None for no cache.
-    """
+@dataclass(frozen=True, kw_only=True)
+class RateDistortionBasics:
+    """What is measured, and where the results go."""
 
     sets: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENE ...")]
+    """Dataset folders with transforms.json (for `lmvic` with depth files), and folders of photographs."""
     codecs: str = DEFAULT_CODECS
-    settings: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    anchor: str = "x265-ldp"
-    method: Literal["akima", "pchip", "cubic"] = "akima"
+    """Comma-separated names. Weights may follow an @, as in lmvic@base or lmvic-intra@FILE.safetensors."""
     weights: str = "tiny"
-    device: str = "cpu"
-    pictures: Literal["stored", "pinhole"] = "pinhole"
+    """Weights of lmvic and lmvic-intra: a name or a .safetensors file."""
     limit: int | None = None
-    orders: Literal["both", "file", "ours"] = "both"
+    """Use only the first pictures of each set, this many."""
     output: Path = Path("lmvic-eval/rd")
+    """Folder for rd.csv, rd-views.csv, bd-rate.csv, rd.md and the curves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdvancedRateDistortionOptions:
+    """For most measurements the defaults are right."""
+
+    HELP_SECTION: ClassVar[str] = "advanced"
+
+    settings: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Other quality settings of a codec, as NAME=V,V,V. May be given several times."""
+    anchor: str = "x265-ldp"
+    """Codec to which BD-rates refer, or a curve such as "x265-ldp (our order)"."""
+    method: Literal["akima", "pchip", "cubic"] = "akima"
+    """Interpolation for BD-rates."""
+    device: str = "cpu"
+    """Device of the networks: cpu, cuda or auto."""
+    pictures: Literal["stored", "pinhole"] = "pinhole"
+    """Views as stored, or undistorted to pinhole views, which is what lmvic codes."""
+    orders: Literal["both", "file", "ours"] = "both"
+    """Order of the views for video codecs: by file name, the greedy chain of the paper, or both."""
     html: bool = True
+    """Also write interactive curves."""
     cache: Path | None = field(default_factory=default_cache_folder)
+    """Folder of cached results; None for no cache."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateDistortionOptions(AdvancedRateDistortionOptions, RateDistortionBasics):
+    """Rate-distortion curves and BD-rates of this codec and of others, on the same pictures."""
 
 
 def rate_distortion(options: RateDistortionOptions) -> None:
@@ -63,7 +73,7 @@ def rate_distortion(options: RateDistortionOptions) -> None:
 
     sets = [load_image_set(path, pinhole=options.pictures == "pinhole", limit=options.limit) for path in options.sets]
     if len({images.name for images in sets}) != len(sets):
-        raise LmvicError("two of the folders have the same name; results could not be told apart")
+        raise LmvicError("two of the folders have the same name: rename one, so that their results have different names")
     names = [name.strip() for name in options.codecs.split(",") if name.strip()]
     codecs = [make_codec(name, weights=options.weights, device=options.device) for name in names]
     settings = _parse_settings(options.settings, names)
@@ -71,7 +81,7 @@ def rate_distortion(options: RateDistortionOptions) -> None:
     expected = comparison_names([images.name for images in sets], options.html)
     inputs = (*options.sets, *weights_inputs(options.weights))
     with ResultsOutput(options.output, names=expected, inputs=inputs) as output:
-        with progress(planned(sets, codecs, settings, orders)) as advance:
+        with progress("measuring", planned(sets, codecs, settings, orders)) as advance:
             comparison = compare(
                 sets, codecs, settings=settings, orders=orders, cache=ResultCache(options.cache), on_point=advance
             )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
@@ -19,36 +18,46 @@ if TYPE_CHECKING:
     from lmvic_ns.evaluation.peers import Codec
 
 
-@dataclass(frozen=True)
-class DownstreamOptions:
-    """Train splats on originals and on what codecs give back, and compare them with held-out photographs.
-
-    Attributes:
-        scenes: Dataset folders with transforms.json and depth files or sparse points.
-        anchor: The codec that sets the sizes; one of ours. Weights may follow an @.
-        qualities: Comma-separated quality levels of the anchor, whole numbers of 0..63.
-        codecs: Comma-separated peers; each is taken at the settings whose files are nearest in size to the anchor's.
-        steps: Training steps of each splat.
-        downscale: Pictures so many times smaller, before anything else.
-        every: One view of so many is held out: never coded, never trained on.
-        repeats: Trainings on the originals, each with another seed; how far apart they end is what chance does.
-        weights: Weights of the codec: a name or a .safetensors file.
-        device: Device of the codec's networks: cpu, cuda or auto.
-        output: Folder for downstream.csv, downstream.md and the curves. Its folder `runs` keeps each finished training, so
-            that the same command goes on where it stopped.
-    """
+@dataclass(frozen=True, kw_only=True)
+class DownstreamBasics:
+    """What is measured, and where the results go."""
 
     scenes: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENE ...")]
+    """Dataset folders with transforms.json and depth files or sparse points."""
     anchor: str = "lmvic"
+    """The codec that sets the sizes; one of ours. Weights may follow an @."""
     qualities: str = "12,24,36"
+    """Comma-separated quality levels of the anchor, whole numbers of 0..63."""
     codecs: str = "jpeg,avif,x265-ldp-noinfo"
+    """Comma-separated peers; each is taken at the settings whose files are nearest in size to the anchor's."""
     steps: int = 1000
-    downscale: int = 1
-    every: int = 8
-    repeats: int = 3
-    weights: str = "tiny"
-    device: str = "cpu"
+    """Training steps of each splat."""
     output: Path = Path("lmvic-eval/downstream")
+    """Folder for downstream.csv, downstream.md and the curves. Its folder `runs` keeps each finished training, so
+    that the same command goes on where it stopped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdvancedDownstreamOptions:
+    """For most measurements the defaults are right."""
+
+    HELP_SECTION: ClassVar[str] = "advanced"
+
+    downscale: int = 1
+    """Pictures so many times smaller, before anything else."""
+    every: int = 8
+    """One view of so many is held out: never coded, never trained on."""
+    repeats: int = 3
+    """Trainings on the originals, each with another seed; how far apart they end is what chance does."""
+    weights: str = "tiny"
+    """Weights of the codec: a name or a .safetensors file."""
+    device: str = "cpu"
+    """Device of the codec's networks: cpu, cuda or auto."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownstreamOptions(AdvancedDownstreamOptions, DownstreamBasics):
+    """Train splats on originals and on what codecs give back, and compare them with held-out photographs."""
 
 
 def downstream(options: DownstreamOptions) -> None:
@@ -66,7 +75,7 @@ def downstream(options: DownstreamOptions) -> None:
             raise LmvicError(f"--{name} must be at least {least}, not {getattr(options, name)}")
     titles = [path.resolve().name for path in options.scenes]
     if len(set(titles)) != len(titles):
-        raise LmvicError("two of the folders have the same name; results could not be told apart")
+        raise LmvicError("two of the folders have the same name: rename one, so that their results have different names")
     qualities = _qualities(options.qualities)
     anchor = make_codec(options.anchor, weights=options.weights, device=options.device)
     if not options.anchor.startswith("lmvic"):
@@ -84,44 +93,18 @@ def downstream(options: DownstreamOptions) -> None:
         + (", whose seeds differ by the ± given." if options.repeats > 1 else "."),
     ]
     remarks += [] if lpips_at_hand() else ["LPIPS is left out: its weights are not on this machine."]
-    clock = _Clock(len(options.scenes) * (options.repeats + len(qualities) * (1 + len(peers))))
     with ResultsOutput(options.output, names=downstream_names(titles), inputs=inputs) as output:
         cache = ResultCache(options.output / "runs")
         runs: list[Run] = []
         for path in options.scenes:
             with tempfile.TemporaryDirectory(prefix="lmvic-downstream-") as folder:
-                runs += _measure(path, options, anchor, qualities, peers, cache, clock, Path(folder))
+                runs += _measure(path, options, anchor, qualities, peers, cache, Path(folder))
         with writing(options.output):
             write_downstream(runs, output.staging, command_line(), remarks)
         for title in titles:
             print(f"\n{title}\n\n{downstream_table([run for run in runs if run.images == title])}")
         for written in output.keep():
             print(written)
-
-
-class _Clock:
-    """How long trainings take, and so how long those that are left will."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.done = total, 0
-        self._took: list[float] = []
-
-    def count(self, started: float, cached: bool) -> str:
-        """Count a training; says how many are done and how much time the others will take."""
-        from lmvic_ns.report.terminal import duration_text
-
-        self.done += 1
-        if not cached:
-            self._took.append(time.perf_counter() - started)
-        left = self.total - self.done
-        words = f"{self.done} of {self.total}"
-        if left and self._took:
-            words += f", {duration_text(left * sum(self._took) / len(self._took))} left"
-        return words
-
-    def leave_out(self, count: int) -> None:
-        """So many trainings are not needed after all."""
-        self.total -= count
 
 
 def _measure(
@@ -131,10 +114,9 @@ def _measure(
     qualities: list[int],
     peers: list[Codec],
     cache: ResultCache,
-    clock: _Clock,
     folder: Path,
 ) -> list[Run]:
-    from lmvic_ns.evaluation.downstream import Coder, Trainings, choose_settings, prepare_scene
+    from lmvic_ns.evaluation.downstream import Coder, SplatTrainings, choose_settings, prepare_scene
     from lmvic_ns.report.terminal import progress, say
 
     prepared = prepare_scene(path, folder / "training", downscale=options.downscale, every=options.every)
@@ -145,19 +127,19 @@ def _measure(
     )
     coder = Coder(prepared, cache, folder / "files")
     chosen = choose_settings(coder, anchor, qualities, peers)
-    clock.leave_out(len(qualities) * (1 + len(peers)) - len(chosen))
     wanted: list[tuple[Codec | None, float, int]] = [(None, 0.0, seed) for seed in range(options.repeats)]
     wanted += [(codec, setting, 0) for codec, setting, _ in chosen]
     runs = []
-    for codec, setting, seed in wanted:
-        started = time.perf_counter()
-        with progress(f"{prepared.name}, training", options.steps) as step:
-            trainings = Trainings(prepared, cache, options.steps, lambda step=step: step(""))
+    with progress(f"{prepared.name}, training", options.steps * len(wanted)) as step:
+        trainings = SplatTrainings(prepared, cache, options.steps, lambda: step(""))
+        for codec, setting, seed in wanted:
             run, cached = trainings.run(coder, codec, setting, seed)
-        runs.append(run)
-        what = f"{run.codec} {run.setting:g}" if codec is not None else f"{run.codec}, seed {seed}"
-        done = clock.count(started, cached)
-        say(f"{prepared.name}: {what}: {run.bytes:,} bytes, {run.psnr:.2f} dB{', done before' if cached else ''} ({done})")
+            for _ in range(options.steps if cached else 0):
+                step("")
+            runs.append(run)
+            what = f"{run.codec} {run.setting:g}" if codec is not None else f"{run.codec}, seed {seed}"
+            done = f"{len(runs)} of {len(wanted)}{', done before' if cached else ''}"
+            say(f"{prepared.name}: {what}: {run.bytes:,} bytes, {run.psnr:.2f} dB ({done})")
     return runs
 
 

@@ -6,14 +6,14 @@ import math
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
 from lmvic_ns._util.output import writing
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.evaluation.cache import default_cache_folder
-from lmvic_ns.evaluation.progress import progress
+from lmvic_ns.report.terminal import progress
 from lmvic_ns.workflows.options import EffortName
 
 if TYPE_CHECKING:
@@ -21,27 +21,37 @@ if TYPE_CHECKING:
     from lmvic_ns.scene import MultiViewScene
 
 
-@dataclass(frozen=True)
-class AlignmentOptions:
-    """Compare methods that align a view with the next one (Table 2 of the paper).
-
-    Attributes:
-        scenes: Dataset folders with transforms.json. Their own depth is called "scene".
-        depth: Further depth, as KIND=FOLDER: a dataset of the same views with other depth files. May be given several times.
-        load_config: config.yml of a trained lmvic-splat, for its photographs with median and expected depth.
-        mask: Kind of depth whose mask selects the compared pixels. By default "median", or else the first kind.
-        pictures_of: Number of pairs to write pictures of.
-        limit: Use only the first pairs, this many.
-        output: Folder for tables and pictures.
-    """
+@dataclass(frozen=True, kw_only=True)
+class AlignmentBasics:
+    """What is measured, and where the results go."""
 
     scenes: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENE ...")] = ()
+    """Dataset folders with transforms.json. Their own depth is called "scene"."""
     depth: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Further depth, as KIND=FOLDER: a dataset of the same views with other depth files. May be given several times."""
     load_config: Path | None = None
-    mask: str | None = None
-    pictures_of: int = 1
-    limit: int | None = None
+    """config.yml of a trained lmvic-splat, for its photographs with median and expected depth."""
     output: Path = Path("lmvic-eval/alignment")
+    """Folder for tables and pictures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdvancedAlignmentOptions:
+    """For most measurements the defaults are right."""
+
+    HELP_SECTION: ClassVar[str] = "advanced"
+
+    mask: str | None = None
+    """Kind of depth whose mask selects the compared pixels. By default "median", or else the first kind."""
+    pictures_of: int = 1
+    """Number of pairs to write pictures of."""
+    limit: int | None = None
+    """Use only the first pairs, this many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentOptions(AdvancedAlignmentOptions, AlignmentBasics):
+    """Compare methods that align a view with the next one (Table 2 of the paper)."""
 
 
 def alignment(options: AlignmentOptions) -> None:
@@ -94,8 +104,9 @@ def _align(
     options: AlignmentOptions,
     output: ResultsOutput,
 ) -> None:
+    from lmvic_ns._util.eight_bits import to_8_bit
     from lmvic_ns.evaluation.alignment import align_scene, consecutive_pairs, write_alignment, write_pair_picture
-    from lmvic_ns.evaluation.image_set import pose_chain, to_8_bit
+    from lmvic_ns.evaluation.image_set import pose_chain
     from lmvic_ns.evaluation.report import command_line
 
     for text in options.depth:
@@ -115,7 +126,7 @@ def _align(
     pairs = consecutive_pairs(pose_chain(scene.cameras.world_to_camera))[: options.limit]
     results = []
     aligned = align_scene(pictures, scene.names, pairs, depths, mask_from=mask_from, missing=missing)
-    with progress(len(pairs)) as advance:
+    with progress("measuring", len(pairs)) as advance:
         for number, pair in enumerate(aligned):
             results += pair.results
             if number < options.pictures_of:
@@ -144,33 +155,43 @@ def _same_views(scene: MultiViewScene, folder: Path) -> MultiViewScene:
     return other.select([index[name] for name in scene.names])
 
 
-@dataclass(frozen=True)
-class AblationOptions:
-    """Ablation study: BD-rate of the codec without each of its parts (Figure 7 of the paper).
-
-    Attributes:
-        scenes: Dataset folders with transforms.json and depth files.
-        variants: Comma-separated variants; all by default.
-        qualities: Comma-separated quality levels, at least four.
-        weights: Weights of the codec: a name or a .safetensors file.
-        device: Device of the networks: cpu, cuda or auto.
-        effort: Encoding effort. More effort hides the differences between variants.
-        seed: Seed of the random view order.
-        limit: Use only the first views of each scene, this many.
-        output: Folder for tables and curves.
-        cache: Folder of cached results; None for no cache.
-    """
+@dataclass(frozen=True, kw_only=True)
+class AblationBasics:
+    """What is measured, and where the results go."""
 
     scenes: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENE ...")]
+    """Dataset folders with transforms.json and depth files."""
     variants: str = ""
-    qualities: str = "8,22,36,50"
+    """Comma-separated variants; all by default."""
     weights: str = "tiny"
-    device: str = "cpu"
-    effort: EffortName = "fast"
-    seed: int = 0
+    """Weights of the codec: a name or a .safetensors file."""
     limit: int | None = None
+    """Use only the first views of each scene, this many."""
     output: Path = Path("lmvic-eval/ablation")
+    """Folder for tables and curves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdvancedAblationOptions:
+    """For most measurements the defaults are right."""
+
+    HELP_SECTION: ClassVar[str] = "advanced"
+
+    qualities: str = "8,22,36,50"
+    """Comma-separated quality levels, at least four."""
+    device: str = "cpu"
+    """Device of the networks: cpu, cuda or auto."""
+    effort: EffortName = "fast"
+    """Encoding effort. More effort hides the differences between variants."""
+    seed: int = 0
+    """Seed of the random view order."""
     cache: Path | None = field(default_factory=default_cache_folder)
+    """Folder of cached results; None for no cache."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationOptions(AdvancedAblationOptions, AblationBasics):
+    """Ablation study: BD-rate of the codec without each of its parts (Figure 7 of the paper)."""
 
 
 def ablation(options: AblationOptions) -> None:
@@ -201,7 +222,7 @@ def ablation(options: AblationOptions) -> None:
                 for n in names
             ]
             settings = {codec.name: qualities for codec in codecs}
-            with progress(planned([images], codecs, settings)) as advance:
+            with progress("measuring", planned([images], codecs, settings)) as advance:
                 result = compare([images], codecs, settings=settings, cache=ResultCache(options.cache), on_point=advance)
             points += result.points
             missing.update(result.missing)
@@ -230,33 +251,43 @@ def _levels(text: str) -> list[float]:
     return levels
 
 
-@dataclass(frozen=True)
-class SpeedOptions:
-    """Encoding and decoding time by stage, memory, operations and parameters (Table 3 of the paper).
-
-    Attributes:
-        weights: Comma-separated names or .safetensors files, or presets, which are untrained where there are no weights.
-        devices: Comma-separated devices; by default the CPU, and the GPU if there is one.
-        scene: Dataset with depth; by default a synthetic textured plane.
-        views: Views to code.
-        height: Height of the synthetic views.
-        width: Width of the synthetic views.
-        quality: Quality level.
-        threads: Threads of torch on the CPU; 0 for all cores.
-        effort: Encoding effort, as in `lmvic encode`.
-        output: Folder for speed.csv and speed.md.
-    """
+@dataclass(frozen=True, kw_only=True)
+class SpeedBasics:
+    """What is measured, and where the results go."""
 
     weights: str = "tiny"
+    """Comma-separated names or .safetensors files, or presets, which are untrained where there are no weights."""
     devices: str = ""
+    """Comma-separated devices; by default the CPU, and the GPU if there is one."""
     scene: Path | None = None
-    views: int = 4
-    height: int = 512
-    width: int = 768
-    quality: int = 32
-    threads: int = 0
-    effort: EffortName = "medium"
+    """Dataset with depth; by default a synthetic textured plane."""
     output: Path = Path("lmvic-eval/speed")
+    """Folder for speed.csv and speed.md."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdvancedSpeedOptions:
+    """For most measurements the defaults are right."""
+
+    HELP_SECTION: ClassVar[str] = "advanced"
+
+    views: int = 4
+    """Views to code."""
+    height: int = 512
+    """Height of the synthetic views."""
+    width: int = 768
+    """Width of the synthetic views."""
+    quality: int = 32
+    """Quality level."""
+    threads: int = 0
+    """Threads of torch on the CPU; 0 for all cores."""
+    effort: EffortName = "medium"
+    """Encoding effort, as in `lmvic encode`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedOptions(AdvancedSpeedOptions, SpeedBasics):
+    """Encoding and decoding time by stage, memory, operations and parameters (Table 3 of the paper)."""
 
 
 def speed(options: SpeedOptions) -> None:
@@ -283,7 +314,7 @@ def speed(options: SpeedOptions) -> None:
     inputs = () if options.scene is None else (options.scene,)
     with ResultsOutput(options.output, names=("speed.csv", "speed.md"), inputs=inputs) as output:
         results = []
-        with progress(len(names) * len(devices)) as advance:
+        with progress("measuring", len(names) * len(devices)) as advance:
             for name in names:
                 for device in devices:
                     with tempfile.TemporaryDirectory(prefix="lmvic-speed-") as folder:

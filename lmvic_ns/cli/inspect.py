@@ -12,12 +12,17 @@ import tyro
 from lmvic_ns.cli.common import JsonOutputOptions, ReadingLimits
 
 
-@dataclass
-class FileConfig(ReadingLimits, JsonOutputOptions):
-    """An .lmvic file."""
+@dataclass(kw_only=True)
+class InspectedFile:
+    """What is looked into."""
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """The .lmvic file."""
+
+
+@dataclass(kw_only=True)
+class FileConfig(ReadingLimits, JsonOutputOptions, InspectedFile):
+    """An .lmvic file."""
 
 
 def info(config: FileConfig) -> int:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
-from typing import Any, get_type_hints
+from dataclasses import dataclass
+from typing import Any
 
 from lmvic_ns import __version__
 from lmvic_ns._util.exit_status import run_cleanly
 from lmvic_ns._util.libraries import libraries_quiet
+from lmvic_ns.cli.parsing import call
 from lmvic_ns.errors import LmvicError
 
 
@@ -83,6 +83,7 @@ def match_command(args: Sequence[str], commands: Mapping[str, Command] = COMMAND
     return None
 
 
+_RESEARCH = ("prepare", "train", "eval")
 _HINTS = (
     "`lmvic COMMAND --help` shows a command's options.",
     f"`lmvic COMMAND ... {VERBOSE}` also shows warnings and notes of the libraries.",
@@ -93,8 +94,11 @@ def usage(commands: Mapping[str, Command] = COMMANDS, group: str = "") -> str:
     """The text of `lmvic --help`, or of `lmvic GROUP --help`."""
     listed = {name: command for name, command in commands.items() if not group or name.startswith(group + " ")}
     width = max((len(name) for name in listed), default=0)
-    lines = [f"usage: lmvic {group + ' ' if group else ''}COMMAND [options]", "", "commands:"]
-    lines += [f"  {name:<{width}}  {command.summary}" for name, command in listed.items()]
+    lines = [f"usage: lmvic {group + ' ' if group else ''}COMMAND [options]"]
+    for title, research in (("commands:", False), ("commands to train and evaluate the codec:", True)):
+        chosen = [(name, command.summary) for name, command in listed.items() if (name.split()[0] in _RESEARCH) == research]
+        if chosen:
+            lines += ["", title, *(f"  {name:<{width}}  {summary}" for name, summary in chosen)]
     return "\n".join([*lines, "", *_HINTS, ""])
 
 
@@ -141,7 +145,7 @@ def run(args: Sequence[str], commands: Mapping[str, Command] = COMMANDS) -> int:
     try:
         with libraries_quiet(not verbose):
             words = [with_home(word) for word in rest if word != VERBOSE]
-            status = _call(commands[name].load(), f"lmvic {name}", words)
+            status = call(commands[name].load(), f"lmvic {name}", words)
     except ImportError as error:
         raise missing_package(error, f"lmvic {name}") from error
     return status if isinstance(status, int) else 0
@@ -152,19 +156,6 @@ def with_home(word: str) -> str:
     option, sign, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
     is_home = value == "~" or value.startswith("~/")
     return option + sign + os.path.expanduser(value) if is_home and not os.path.lexists(value) else word
-
-
-def _call(function: Callable[..., Any], program: str, args: list[str]) -> Any:
-    """Parse the arguments with tyro. A single dataclass parameter gives its fields as options, without a prefix."""
-    import tyro
-
-    parameters = list(inspect.signature(function).parameters)
-    kind = get_type_hints(function).get(parameters[0]) if len(parameters) == 1 else None
-    # the sections of a docstring are for programmers
-    words = inspect.cleandoc(function.__doc__ or "").split("\n\nRaises:")[0].split("\n\nArgs:")[0]
-    if isinstance(kind, type) and is_dataclass(kind):
-        return function(tyro.cli(kind, prog=program, args=args, description=words))
-    return tyro.cli(function, prog=program, args=args, description=words)
 
 
 def _complain(args: Sequence[str], commands: Mapping[str, Command]) -> int:

@@ -34,8 +34,8 @@ Answer = dict[str, Any]
 """`status`, and of a scene that was made `results` and `seconds`; of others `error`, a line, and perhaps `trace` or `busy`."""
 
 
-class Watcher(Protocol):
-    """Who is told how far the scenes are."""
+class BatchObserver(Protocol):
+    """Receives the progress and the results of scenes that are coded."""
 
     def step(self, number: int, share: float) -> None:
         """So much of a scene is done, 0..1."""
@@ -62,7 +62,7 @@ def _is_path(config: EncodeConfig) -> bool:
     return config.weights.endswith(".safetensors")
 
 
-def threads_each(scenes: int) -> int:
+def threads_per_process(scenes: int) -> int:
     """Threads of a scene when so many are coded at the same time: its share of the cores, and not more than OMP_NUM_THREADS."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     bound = os.environ.get("OMP_NUM_THREADS", "")
@@ -162,7 +162,7 @@ def _last_words(status: int, said: str) -> str:
     return f"its process ended with status {status}" + (f": {said.splitlines()[-1]}" if said else "")
 
 
-class _Answers:
+class _EventWriter:
     """The lines of JSON that the process writes."""
 
     def __init__(self, descriptor: int) -> None:
@@ -186,7 +186,7 @@ class _Answers:
 
 def main() -> None:
     """What the process runs; its input is the task."""
-    answers = _Answers(os.dup(1))
+    answers = _EventWriter(os.dup(1))
     os.dup2(2, 1)  # whatever a library prints is no answer
     signal.signal(signal.SIGINT, signal.default_int_handler)  # below nohup it would be ignored
     task = json.loads(sys.stdin.buffer.readline() or b"null")
@@ -209,14 +209,14 @@ def main() -> None:
     sys.exit(0)
 
 
-def _encode(task: Mapping[str, Any], answers: _Answers) -> Answer:
+def _encode(task: Mapping[str, Any], answers: _EventWriter) -> Answer:
     from lmvic_ns._util.exit_status import remove_empty_folders
-    from lmvic_ns.report.terminal import listened_to, quiet
+    from lmvic_ns.report.terminal import observed_by, quiet
 
     options = dict(task["options"])
     options |= {"paths": (), "report": None if options["report"] is None else Path(options["report"])}
     try:
-        with libraries_quiet(), quiet(), listened_to(answers):
+        with libraries_quiet(), quiet(), observed_by(answers):
             status, results = encode_one(EncodeConfig(**options), Path(task["scene"]), Path(task["file"]), restartable=True)
     finally:
         remove_empty_folders()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 from torch import Tensor
@@ -33,10 +33,9 @@ from lmvic_ns.training.validation import CHAIN_VALIDATION_LEVELS, VALIDATION_LEV
 VALIDATION_SIZE = 256
 
 
-@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
-@dataclass(frozen=True)
-class TrainPhotosConfig(OptionsConfig):
-    """Train intra coding on photographs."""
+@dataclass(frozen=True, kw_only=True)
+class PhotoOptions:
+    """Options of training on photographs alone."""
 
     batch: int = 8
     """Crops per step and process."""
@@ -44,27 +43,42 @@ class TrainPhotosConfig(OptionsConfig):
 
 
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
-@dataclass(frozen=True)
-class TrainScenesConfig(OptionsConfig):
-    """Train cross-view coding on chains of views, and intra coding on photographs."""
+@dataclass(frozen=True, kw_only=True)
+class TrainPhotosConfig(PhotoOptions, OptionsConfig):
+    """Train intra coding on photographs."""
 
-    scenes: Path | None = None
+
+@dataclass(frozen=True, kw_only=True)
+class SceneOptions:
+    """Options of training on scenes."""
+
+    scenes: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder with the output of `lmvic prepare`; by default the scenes in the training pack."""
     validation_scene: str = "sceaux"
     """Scene held out of training, by which the best weights are chosen."""
-    validation_chains: int = 4
-    """Chains of that scene to validate on."""
     batch: int = 2
     """Chains per step and process."""
     photo_share: float = 0.3
     """Share of the steps on single photographs, so that intra coding stays good."""
     pair_share: float = 0.3
     """Share of the steps on synthetic pairs of views, made from single photographs."""
-    detach: bool = False
-    """Cut the gradient between the views of a chain. This saves memory, but references get worse."""
     depth_coding: Literal["quadtree", "learned", "given"] = "quadtree"
     """How the depth of the chains is coded: as in files (quadtree), by the learned codec, or not at all (given).
     `given` averages the depth over blocks and counts no bits. It is fast on a GPU, where the quadtree search is slow."""
+    crops: CropConfig = field(default_factory=CropConfig)
+    chains: ChainConfig = field(default_factory=ChainConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdvancedSceneOptions:
+    """Loss over a chain of views, and learned depth."""
+
+    HELP_SECTION: ClassVar[str] = "advanced"
+
+    validation_chains: int = 4
+    """Chains of the validation scene to validate on."""
+    detach: bool = False
+    """Cut the gradient between the views of a chain. This saves memory, but references get worse."""
     train_depth: bool = True
     """With learned depth: train the depth codec too. `lmvic train depth` does so in minutes."""
     depth_trust: float = 1.0
@@ -74,8 +88,12 @@ class TrainScenesConfig(OptionsConfig):
     """Largest offset of a view's quality level from that of its chain; twice as large, and positive, for the first view."""
     view_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
     """Weights of the views' distortions in equation (9). The paper has 0.5, 1.2, 0.5, 0.9 for a model of one quality."""
-    crops: CropConfig = field(default_factory=CropConfig)
-    chains: ChainConfig = field(default_factory=ChainConfig)
+
+
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
+@dataclass(frozen=True, kw_only=True)
+class TrainScenesConfig(AdvancedSceneOptions, SceneOptions, OptionsConfig):
+    """Train cross-view coding on chains of views, and intra coding on photographs."""
 
 
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
@@ -27,28 +27,36 @@ if TYPE_CHECKING:
 _TRIES = 100  # ports after the wanted one
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ViewOptions:
     """What is shown, and where."""
 
     path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """An .lmvic file, or a dataset folder with a transforms.json."""
-    scene: Path | None = None
+    scene: Annotated[Path | None, tyro.conf.arg(metavar="SCENE")] = None
     """Dataset folder that the file was made from. Each view is then shown beside its original."""
-    static: Path | None = None
+    static: Annotated[Path | None, tyro.conf.arg(metavar="PAGE")] = None
     """Write one HTML page, such as view.html, instead of starting a server. It opens without Python and without a network."""
     static_views: int = 24
     """With --static: number of views on the page, 1 to 200. They are evenly spread; with --scene, half are the worst ones.
     The page stays below 15 MB: more views are shown smaller."""
     overwrite: bool = False
     """With --static: replace a page that lmvic wrote."""
-    host: str = "127.0.0.1"
-    """Address to listen on. The default is reachable from this machine only, 0.0.0.0 from every machine on the network."""
     port: int = 8080
     """First port to try. The first free one is used and printed."""
-    weights: str | None = None
+
+
+@dataclass(kw_only=True)
+class AdvancedViewOptions:
+    """For most files the defaults are right."""
+
+    HELP_SECTION: ClassVar[str] = "advanced"
+
+    host: Annotated[str, tyro.conf.arg(metavar="ADDRESS")] = "127.0.0.1"
+    """Address to listen on. The default is reachable from this machine only, 0.0.0.0 from every machine on the network."""
+    weights: Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE")] = None
     """Weights of the codec: a name or a .safetensors file. By default the weights that the file names by hash."""
-    device: str = "auto"
+    device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
     """Device of the networks: cpu, cuda or auto."""
     stereo: bool = False
     """For a dataset without depth files: compute depth by plane sweep stereo first, as `lmvic encode` does."""
@@ -58,8 +66,8 @@ class ViewOptions:
     """Decode all views in the background, for the thumbnails and the list of the worst views."""
 
 
-@dataclass
-class ViewConfig(ReadingLimits, ViewOptions):
+@dataclass(kw_only=True)
+class ViewConfig(ReadingLimits, AdvancedViewOptions, ViewOptions):
     """Show the photographs in a file beside their originals, with cameras, sparse points and depth in 3D."""
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lmvic_ns._util.eight_bits import to_8_bit
 from lmvic_ns.bitstream.limits import DEFAULT_MAX_PIXELS
 from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.bitstream.sources import Source
@@ -87,7 +88,7 @@ class FileView:
         Raises:
             BitstreamError: see `tensor`.
         """
-        return (self.tensor.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        return to_8_bit(self.tensor)
 
     @property
     def inverse_depth(self) -> Float[Tensor, "h w"] | None:

@@ -78,7 +78,7 @@ def refine_latent(
         image: the view, 0..1, not padded; only its own pixels count.
         latent: unit-variance latent of the padded view, from the analysis network.
         level: quality level.
-        context: what the reference tells.
+        context: the prediction from the reference.
         config: how far to go.
         finish: what decoders do to the decoded picture (0..1) after the synthesis.
 

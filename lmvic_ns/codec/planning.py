@@ -109,7 +109,7 @@ def quality_offsets(tree: ReferenceTree, quality: int = 0) -> tuple[int, ...]:
     about 0).
 
     A view's detail serves all that descend from it, so lambda should grow with their number; how much is what training
-    scenes ask for (docs/codec.md). Independent views are all alike.
+    scenes ask for (docs/experiments.md). Independent views are all alike.
 
     Args:
         tree: which view refers to which.

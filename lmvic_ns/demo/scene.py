@@ -5,7 +5,6 @@ Half of the views are a slow pan (narrow baselines, like video frames), half are
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from PIL import Image
 from torch import Tensor
 
 from lmvic_ns.demo.room import Room, demo_room
-
-MILLIMETRES = 1000.0
+from lmvic_ns.geometry.cameras import Cameras
+from lmvic_ns.scene.points import SparsePoints
+from lmvic_ns.scene.scene import MultiViewScene
 
 
 @dataclass(frozen=True)
@@ -151,15 +150,6 @@ def seed_points(views: list[DemoView], config: DemoSceneConfig) -> tuple[Float[n
     return position[kept].numpy(), colour[kept].numpy()
 
 
-def write_ply(path: Path, points: Float[np.ndarray, "n 3"], colours: Int[np.ndarray, "n 3"]) -> None:
-    """An ASCII PLY of coloured points."""
-    header = ["ply", "format ascii 1.0", f"element vertex {len(points)}"]
-    header += [f"property float {axis}" for axis in "xyz"]
-    header += [f"property uchar {channel}" for channel in ("red", "green", "blue")] + ["end_header"]
-    lines = ["{:.6f} {:.6f} {:.6f} {:d} {:d} {:d}".format(*p, *c) for p, c in zip(points, colours.tolist(), strict=True)]
-    path.write_text("\n".join(header + lines) + "\n")
-
-
 def render_demo_scene(config: DemoSceneConfig) -> list[DemoView]:
     """All views, in memory."""
     room = demo_room()
@@ -173,34 +163,18 @@ def write_demo_scene(folder: Path, config: DemoSceneConfig | None = None) -> Pat
     """
     config = config or DemoSceneConfig()
     views = render_demo_scene(config)
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    (folder / "depths").mkdir(exist_ok=True)
-    frames = []
-    to_opengl = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
-    for i, view in enumerate(views):
-        picture = (view.image * 255).round().to(torch.uint8).numpy()
-        Image.fromarray(picture).save(folder / "images" / f"{i:03d}.png")
-        np.save(folder / "depths" / f"{i:03d}.npy", (view.depth * MILLIMETRES).numpy().astype(np.float32))
-        frames.append(
-            {
-                "file_path": f"images/{i:03d}.png",
-                "depth_file_path": f"depths/{i:03d}.npy",
-                "transform_matrix": (view.camera_to_world @ to_opengl).tolist(),
-            }
-        )
-    write_ply(folder / "sparse_pc.ply", *seed_points(views, config))
-    camera = intrinsics(config)
-    meta = {
-        "camera_model": "OPENCV",
-        "w": config.width,
-        "h": config.height,
-        "fl_x": float(camera[0, 0]),
-        "fl_y": float(camera[1, 1]),
-        "cx": float(camera[0, 2]),
-        "cy": float(camera[1, 2]),
-        **dict.fromkeys(("k1", "k2", "p1", "p2"), 0.0),
-        "ply_file_path": "sparse_pc.ply",
-        "frames": frames,
-    }
-    (folder / "transforms.json").write_text(json.dumps(meta, indent=1))
-    return folder
+    cameras = Cameras(
+        intrinsics(config).expand(len(views), 3, 3).contiguous(),
+        torch.linalg.inv(torch.stack([view.camera_to_world for view in views])),
+        torch.full((len(views),), config.height),
+        torch.full((len(views),), config.width),
+    )
+    positions, colours = seed_points(views, config)
+    scene = MultiViewScene(
+        [f"{i:03d}" for i in range(len(views))],
+        cameras,
+        [view.image.permute(2, 0, 1) for view in views],
+        [1.0 / view.depth for view in views],
+        cloud=SparsePoints(positions.astype(np.float32), colours.astype(np.uint8)),
+    )
+    return scene.write_dataset(folder)

@@ -39,11 +39,11 @@ def train(scene: Path, output: Path, steps: int, say: Callable[[str], None] = pr
         say: gets a line four times on the way, instead of nerfstudio's table.
     """
 
-    def tell(pipeline: Any, step: int) -> None:
+    def report(pipeline: Any, step: int) -> None:
         if step % max(1, steps // 4) == 0:
             say(f"step {step} of {steps}, {pipeline.model.num_points:,} Gaussians")
 
-    trainer, config_file = short_training(scene, output, steps, on_step=tell)
+    trainer, config_file = short_training(scene, output, steps, on_step=report)
     # LPIPS would fetch weights, which the demo has no use for
     psnr = eval_metrics(trainer.pipeline, lpips=False).get("psnr", math.nan)
     return TrainedSplat(trainer.pipeline, config_file, psnr)

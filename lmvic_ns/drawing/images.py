@@ -53,7 +53,7 @@ class PanelImage:
         self._label = label
         self._native = None
         self._gui = gui
-        # viser 0.2.7 warns about data URLs unless it is told where relative ones would be
+        # viser 0.2.7 warns about data URLs unless it knows where relative ones would be
         self._text = gui.add_markdown(label, image_root=Path(), visible=False)
         if hasattr(gui, "add_image"):
             self._native = gui.add_image(np.full((8, 8, 3), 128, dtype=np.uint8), format="jpeg", visible=False)

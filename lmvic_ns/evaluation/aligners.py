@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from lmvic_ns.evaluation.image_set import to_8_bit
+from lmvic_ns._util.eight_bits import to_8_bit
 from lmvic_ns.evaluation.patch_match import patch_match
 from lmvic_ns.evaluation.peers import MissingCodecError, Picture
 

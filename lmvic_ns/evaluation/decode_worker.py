@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from lmvic_ns._util.eight_bits import to_8_bit
 from lmvic_ns.codec import load_codec
-from lmvic_ns.evaluation.image_set import to_8_bit, write_picture
+from lmvic_ns.evaluation.image_set import write_picture
 
 
 def main(arguments: list[str]) -> None:

@@ -7,7 +7,6 @@ seed points, steps and (but for repeats on the originals) the seed.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import tempfile
 import time
@@ -20,12 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from lmvic_ns._util.eight_bits import to_8_bit
 from lmvic_ns._util.metrics import psnr
 from lmvic_ns.errors import LmvicError, SceneError
 from lmvic_ns.evaluation.cache import ResultCache
-from lmvic_ns.evaluation.image_set import ImageSet, check_pictures, load_image_set, our_order, to_8_bit
+from lmvic_ns.evaluation.image_set import ImageSet, check_pictures, load_image_set, our_order
 from lmvic_ns.evaluation.peers import Codec, Encoded, Picture
 from lmvic_ns.scene import MultiViewScene
+from lmvic_ns.scene.writer import write_dataset
 
 # changes whenever what is measured changes, so that older results are not taken for new ones
 MEASUREMENT_VERSION = 1
@@ -42,7 +43,7 @@ SPANS: dict[str, tuple[int, int]] = {
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedScene:
     """A scene for these trainings.
 
     Attributes:
@@ -74,7 +75,7 @@ class Prepared:
         return digest.hexdigest()
 
 
-def prepare_scene(path: Path, folder: Path, *, downscale: int = 1, every: int = 8) -> Prepared:
+def prepare_scene(path: Path, folder: Path, *, downscale: int = 1, every: int = 8) -> PreparedScene:
     """Read a scene and write its training views, with depth from its files or by stereo, as a dataset.
 
     Args:
@@ -99,7 +100,7 @@ def prepare_scene(path: Path, folder: Path, *, downscale: int = 1, every: int = 
     if not training.has_depth and training.points() is not None:
         training = with_stereo_depth(training)
     training.write_dataset(folder)
-    return Prepared(path.resolve().name, scene.with_inverse_depth(None), held_out, load_image_set(folder, pinhole=True))
+    return PreparedScene(path.resolve().name, scene.with_inverse_depth(None), held_out, load_image_set(folder, pinhole=True))
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def nearest_setting(size_of: Callable[[int], int], span: tuple[int, int], target
 class Coder:
     """The training views of a scene in each codec; sizes are kept on disk, files for as long as `folder` lasts."""
 
-    def __init__(self, prepared: Prepared, cache: ResultCache, folder: Path) -> None:
+    def __init__(self, prepared: PreparedScene, cache: ResultCache, folder: Path) -> None:
         self._prepared, self._cache, self._folder = prepared, cache, folder
         self._encoded: dict[tuple[str, float], Encoded] = {}
 
@@ -230,17 +231,19 @@ def choose_settings(
     return chosen
 
 
-class Trainings:
+class SplatTrainings:
     """The trainings of one scene; one that was finished before is read from the cache.
 
     Args:
         prepared: The scene.
         cache: Where results are kept.
         steps: Of a training.
-        on_step: Told of each step of a training.
+        on_step: Called after each step of a training.
     """
 
-    def __init__(self, prepared: Prepared, cache: ResultCache, steps: int, on_step: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, prepared: PreparedScene, cache: ResultCache, steps: int, on_step: Callable[[], None] = lambda: None
+    ) -> None:
         self._prepared, self._cache, self._steps, self._on_step = prepared, cache, steps, on_step
 
     def run(self, coder: Coder, codec: Codec | None, setting: float = 0.0, seed: int = 0) -> tuple[Run, bool]:
@@ -285,7 +288,7 @@ class Trainings:
         return Run(**result), cached
 
 
-def write_training_dataset(prepared: Prepared, pictures: Sequence[Picture], folder: Path) -> Path:
+def write_training_dataset(prepared: PreparedScene, pictures: Sequence[Picture], folder: Path) -> Path:
     """A dataset of training views with these pictures and of held-out views as captured, with lists that say which is which."""
     replaced = dict(zip(prepared.trained, pictures, strict=True))
 
@@ -296,14 +299,10 @@ def write_training_dataset(prepared: Prepared, pictures: Sequence[Picture], fold
 
     scene = prepared.scene
     copied = MultiViewScene(scene.names, scene.cameras, image, sparse_points=scene.sparse_points, cloud=scene.cloud)
-    copied.write_dataset(folder, depth_format=None)
-    file = folder / "transforms.json"
-    meta = json.loads(file.read_text(encoding="utf-8"))
     paths = [f"images/{name}.png" for name in scene.names]
     held_out = [paths[view] for view in prepared.held_out]
     lists = {"train_filenames": [paths[view] for view in prepared.trained], "val_filenames": held_out}
-    file.write_text(json.dumps({**meta, **lists, "test_filenames": held_out}, indent=1), encoding="utf-8")
-    return folder
+    return write_dataset(copied, folder, depth_format=None, keys={**lists, "test_filenames": held_out})
 
 
 def train_and_compare(dataset: Path, output: Path, steps: int, seed: int, on_step: Callable[[], None]) -> dict[str, Any]:

@@ -50,6 +50,8 @@ class ImageSet:
         """All pictures, read once, RGB."""
         if not self.pinhole:
             return [read_picture(path) for path in self.files]
+        from lmvic_ns._util.eight_bits import to_8_bit
+
         scene = self.scene
         return [to_8_bit(scene.image(index)) for index in range(len(self.files))]
 
@@ -104,11 +106,6 @@ def write_picture(path: Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(path, quality=90)
-
-
-def to_8_bit(image: Float[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """An image of 0..1 in 8 bits, rounded to nearest."""
-    return (image.clamp(0.0, 1.0) * 255.0).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 def load_image_set(path: Path, *, pinhole: bool = False, limit: int | None = None) -> ImageSet:

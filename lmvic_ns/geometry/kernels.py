@@ -1,7 +1,7 @@
 """Loops that numba compiles, for maps on a CPU: one pass over the pixels in place of some thirty.
 
 Every value is computed by the same operations in the same order as in the plain torch code beside each call (numba does
-not fuse multiplications with additions unless told to), so the bits are the same; the tests compare them. Without numba
+not fuse multiplications with additions by default), so the bits are the same; the tests compare them. Without numba
 the plain code runs.
 """
 

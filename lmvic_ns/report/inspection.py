@@ -18,7 +18,7 @@ MAX_ROWS = 200
 
 
 @dataclass(frozen=True)
-class ByteSplit:
+class ByteBreakdown:
     """Where a file's bytes go.
 
     Attributes:
@@ -38,14 +38,14 @@ class ByteSplit:
     total: int
 
 
-def byte_split(reader: Reader) -> ByteSplit:
+def byte_split(reader: Reader) -> ByteBreakdown:
     """Counts the bytes of an open file."""
     sizes = [size for size in reader.sizes() if size is not None]
     image, depth = sum(size.image for size in sizes), sum(size.depth for size in sizes)
     sections = {tag: reader.section_bytes(tag) for tag in reader.sections() if tag != SETTINGS_TAG}
     points = sections.pop("PNTS", 0) + sections.pop("PNTC", 0)
     other = sum(sections.values())
-    return ByteSplit(image, depth, points, other, reader.file_size - image - depth - points - other, reader.file_size)
+    return ByteBreakdown(image, depth, points, other, reader.file_size - image - depth - points - other, reader.file_size)
 
 
 def damaged_sections(reader: Reader) -> list[str]:

@@ -21,7 +21,7 @@ from lmvic_ns.report.terminal import duration_text, size_text
 from lmvic_ns.scene import MultiViewScene
 
 if TYPE_CHECKING:
-    from lmvic_ns.report.report import Collector
+    from lmvic_ns.report.report import ReportCollector
 
 _FORMAT_NAMES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "jpeg_90": "JPEG of quality 90", "png": "PNG"}
 _PSNR_HELP = (
@@ -34,7 +34,7 @@ _GALLERY_HELP = (
 )
 
 
-def report_page(encoded: EncodedFile, collected: Collector, data: dict[str, Any]) -> str:
+def report_page(encoded: EncodedFile, collected: ReportCollector, data: dict[str, Any]) -> str:
     """The page.
 
     Args:
@@ -196,7 +196,7 @@ def _card(view: ViewDetails, encoded: EncodedFile) -> str:
     )
 
 
-def _gallery(encoded: EncodedFile, collected: Collector, data: dict[str, Any]) -> str:
+def _gallery(encoded: EncodedFile, collected: ReportCollector, data: dict[str, Any]) -> str:
     numbers = {record.name: record.index for record in encoded.views}
     titles = [("", ""), ("view", "text"), ("PSNR, dB", "n"), ("MS-SSIM", "n"), ("bits a pixel", "n"), ("bytes", "n")]
     titles += [("level", "n"), ("refers to", "text")]
@@ -297,7 +297,7 @@ def _settings(data: dict[str, Any]) -> str:
     return _table(["", ""], rows) + search + measured
 
 
-def _internals(encoded: EncodedFile, collected: Collector) -> list[str]:
+def _internals(encoded: EncodedFile, collected: ReportCollector) -> list[str]:
     return ["<h3>Which view refers to which</h3>", _tree(encoded, collected.scene), *map(_seen, collected.pictures)]
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from lmvic_ns._util.eight_bits import to_8_bit
 from lmvic_ns.codec.records import DecodedView
 from lmvic_ns.geometry.disparity import disparity_and_mask
 from lmvic_ns.geometry.resampling import upsample_inverse_depth
@@ -45,12 +46,12 @@ def view_pictures(view: DecodedView, reference: DecodedView, original: Float[Ten
     inside = length[seen.mask[0]]
     largest = float(torch.quantile(inside[:: max(1, len(inside) // 100_000)], 0.98)) if len(inside) else 1.0
     pictures = (
-        eight_bit(reference.image),
-        eight_bit(original),
+        to_8_bit(reference.image),
+        to_8_bit(original),
         colour_wheel(seen.disparity[0].numpy(), largest),
         np.repeat(seen.mask[0].numpy()[..., None].astype(np.uint8) * 255, 3, axis=2),
-        eight_bit(aligned * (0.25 + 0.75 * seen.mask[0].float())),
-        eight_bit(view.image),
+        to_8_bit(aligned * (0.25 + 0.75 * seen.mask[0].float())),
+        to_8_bit(view.image),
     )
     titles = (
         "reference (decoded)",
@@ -67,11 +68,6 @@ def _full(view: DecodedView) -> Tensor:
     assert view.inverse_depth is not None
     size = int(view.camera.height[0]), int(view.camera.width[0])
     return upsample_inverse_depth(view.inverse_depth.cpu()[None].double(), *size)[0]
-
-
-def eight_bit(image: Float[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """A picture of 0..1 in 8 bits."""
-    return (image.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
 def colour_wheel(disparity: Float[np.ndarray, "h w 2"], largest: float) -> UInt8[np.ndarray, "h w 3"]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lmvic_ns import __version__
+from lmvic_ns._util.eight_bits import to_8_bit
 from lmvic_ns._util.metrics import ms_ssim
 from lmvic_ns._util.output import whole_file
 from lmvic_ns.bitstream.layout import MAJOR, MINOR
@@ -24,7 +25,7 @@ from lmvic_ns.report.details import ViewDetails, thumbnail, view_details
 from lmvic_ns.report.files import DATA, MARK, PAGE
 from lmvic_ns.report.inspection import byte_split
 from lmvic_ns.report.page import report_page
-from lmvic_ns.report.pictures import ViewPictures, eight_bit, view_pictures
+from lmvic_ns.report.pictures import ViewPictures, view_pictures
 from lmvic_ns.report.results import EncodedFile, psnr_8bit, remarkable_views
 from lmvic_ns.report.still_formats import FormatSample
 from lmvic_ns.scene import MultiViewScene
@@ -49,7 +50,7 @@ class ViewResult:
 
 
 @dataclass
-class Collector:
+class ReportCollector:
     """Gathers a report's figures and pictures while the finished file is decoded, view by view.
 
     Args:
@@ -81,12 +82,12 @@ class Collector:
     def add(self, view: DecodedView) -> None:
         """Measure a decoded view; a view comes after its reference."""
         original = self.scene.image(view.index)
-        pixels, decoded = eight_bit(original), eight_bit(view.image)
+        pixels, decoded = to_8_bit(original), to_8_bit(view.image)
         self.psnr[view.index] = psnr_8bit(view.image, original)
         self.ms_ssim[view.index] = ms_ssim(pixels, decoded)
         self.thumbnails[view.index] = thumbnail(decoded)
         self.formats.add(view.index, pixels, self.psnr[view.index])
-        self._look_closer(view.index, pixels, decoded)
+        self._keep_if_among_worst(view.index, pixels, decoded)
         if view.index in self.shown:
             found = view_pictures(view, self._kept[self.parent[view.index]], original)
             if found is not None:
@@ -99,7 +100,7 @@ class Collector:
         """The views with the lowest PSNR, the worst first."""
         return sorted(self._worst.values(), key=lambda shown: (shown.psnr, shown.index))
 
-    def _look_closer(self, index: int, pixels: np.ndarray, decoded: np.ndarray) -> None:
+    def _keep_if_among_worst(self, index: int, pixels: np.ndarray, decoded: np.ndarray) -> None:
         """Keep the view's pictures while it is among the worst so far."""
         found = self.psnr[index]
         if len(self._worst) >= self.details:
@@ -112,16 +113,16 @@ class Collector:
 
 def collect(
     encoded: EncodedFile, scene: MultiViewScene, codec: MultiViewCodec, workers: int = 1, details: int = SHOWN_PICTURES
-) -> Collector:
+) -> ReportCollector:
     """Decode a finished file for its report without comparing (`verify_file` does both in one pass)."""
-    collector = Collector(scene, encoded.tree.parent, encoded.tree.order, details)
+    collector = ReportCollector(scene, encoded.tree.parent, encoded.tree.order, details)
     for view in codec.decode(encoded.path, workers=workers):
         collector.add(view)
     return collector
 
 
 def report_data(
-    encoded: EncodedFile, collected: Collector, files: Sequence[Path], seconds: dict[str, float], downscale: int = 1
+    encoded: EncodedFile, collected: ReportCollector, files: Sequence[Path], seconds: dict[str, float], downscale: int = 1
 ) -> dict[str, Any]:
     """Everything of report.json."""
     with Reader(encoded.path) as reader:
@@ -170,7 +171,7 @@ def report_data(
     }
 
 
-def write_report(folder: Path, encoded: EncodedFile, collected: Collector, data: dict[str, Any]) -> Path:
+def write_report(folder: Path, encoded: EncodedFile, collected: ReportCollector, data: dict[str, Any]) -> Path:
     """Write report.html and report.json into a folder; returns the path of the page.
 
     Raises:

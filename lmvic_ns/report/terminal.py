@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
-class Listener(Protocol):
-    """Who is told of a command's way when it runs for another program, as the scenes of a batch do."""
+class ProgressObserver(Protocol):
+    """Receives the progress of a command that runs for another program, as the scenes of a batch do."""
 
     def step(self, task: str, done: int, total: int) -> None:
         """So many steps of a task are done."""
@@ -32,17 +32,17 @@ class Listener(Protocol):
         """A line that people need to see, however many scenes there are."""
 
 
-_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+_observer: ContextVar[ProgressObserver | None] = ContextVar("observer", default=None)
 
 
 @contextmanager
-def listened_to(listener: Listener) -> Iterator[None]:
-    """Within, `listener` is told what `progress` and the notes of `say` show, quiet or not."""
-    token = _listener.set(listener)
+def observed_by(observer: ProgressObserver) -> Iterator[None]:
+    """Within, `observer` receives what `progress` and the notes of `say` show, quiet or not."""
+    token = _observer.set(observer)
     try:
         yield
     finally:
-        _listener.reset(token)
+        _observer.reset(token)
 
 
 @contextmanager
@@ -62,8 +62,8 @@ def is_quiet() -> bool:
 
 def say(text: str, *, note: bool = False) -> None:
     """One line, at once (a person may be waiting); a `note` is also shown where each scene of many has one line."""
-    if note and (listener := _listener.get()) is not None:
-        listener.note(text)
+    if note and (observer := _observer.get()) is not None:
+        observer.note(text)
     if not _quiet.get():
         print(text, flush=True)
 
@@ -126,14 +126,14 @@ def progress(task: str, total: int) -> Iterator[Callable[[str], None]]:
     console = plain_console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=_quiet.get() or not console.is_terminal) as bar:
         number = bar.add_task(task, total=total, remark="")
-        listener, done = _listener.get(), 0
+        observer, done = _observer.get(), 0
 
         def step(remark: str) -> None:
             nonlocal done
             done += 1
             bar.update(number, advance=1, remark=remark)
-            if listener is not None:
-                listener.step(task, done, total)
+            if observer is not None:
+                observer.step(task, done, total)
 
         yield step
 

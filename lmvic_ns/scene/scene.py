@@ -213,7 +213,15 @@ class MultiViewScene:
         """
         from lmvic_ns.scene.writer import write_dataset
 
-        return write_dataset(self, Path(folder), image_format, depth_format, depth_unit_scale_factor, overwrite, inputs)
+        return write_dataset(
+            self,
+            Path(folder),
+            image_format=image_format,
+            depth_format=depth_format,
+            depth_unit_scale_factor=depth_unit_scale_factor,
+            overwrite=overwrite,
+            inputs=inputs,
+        )
 
     def _index(self, index: int) -> int:
         index = int(index)

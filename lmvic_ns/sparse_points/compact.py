@@ -94,7 +94,7 @@ def pack_compact(
         pixels[which], depth[which], _ = cameras.project(name, exact[which])
         wide[number] = np.quantile(tolerance[which] * _scale(cameras, name, depth[which]), TIGHT)
         deep[number] = np.quantile(depth_tolerance[which] / depth[which], TIGHT)
-    placed = _Placed(cameras, used, wide, deep, exact, layer, pixels, depth)
+    placed = _LayeredPoints(cameras, used, wide, deep, exact, layer, pixels, depth)
     grid = placed.grid(placed.widths())
     points = _quantize(cameras, grid, exact, layer, pixels, depth).canonical()
     table = np.empty(len(used), dtype=_LAYER)
@@ -239,7 +239,7 @@ def _cover(cost: Float[np.ndarray, "v n"]) -> list[int]:
 
 
 @dataclass(frozen=True)
-class _Placed:
+class _LayeredPoints:
     """Points in their layers, and the tolerances of each layer: across in pixels, along in depths."""
 
     cameras: Pinholes

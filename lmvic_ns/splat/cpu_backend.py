@@ -12,7 +12,7 @@ from torch import Tensor
 from lmvic_ns.splat import blend_kernels, tile_kernels
 from lmvic_ns.splat.cpu_projection import colorize_compiled, project_compiled
 from lmvic_ns.splat.jit import as_numpy, launching
-from lmvic_ns.splat.stages import Blended, RasterInputs, RasterOutput, ScreenGaussians, Stages, rasterize_by_stages
+from lmvic_ns.splat.stages import BlendOutput, RasterInputs, RasterOutput, ScreenGaussians, Stages, rasterize_by_stages
 from lmvic_ns.splat.tiles import TileLists, tile_grid
 
 
@@ -130,7 +130,7 @@ class _Blend(torch.autograd.Function):
 
 def blend_compiled(
     splats: ScreenGaussians, cameras: int, width: int, height: int, tile_size: int, absgrad: bool = False
-) -> Blended:
+) -> BlendOutput:
     """`reference.blend_reference`, compiled. Tiles out of Gaussians' reach are dropped.
 
     Raises:
@@ -145,7 +145,7 @@ def blend_compiled(
         lists, cameras, width, height, tile_size, absgrad,
     )  # fmt: skip
     tile_lists = TileLists(torch.from_numpy(lists.ids), torch.from_numpy(lists.offsets), lists.tile_width, lists.tile_height)
-    return Blended(rgb, depth, transmittance, median, tile_lists)
+    return BlendOutput(rgb, depth, transmittance, median, tile_lists)
 
 
 COMPILED = Stages(project_compiled, colorize_compiled, blend_compiled)

@@ -27,7 +27,7 @@ from lmvic_ns.splat.live import (
     rendered_view,
     viewer_outputs,
 )
-from lmvic_ns.splat.own_tab import OwnTab
+from lmvic_ns.splat.model_tab import ModelTab
 
 NEAREST = "nearest"
 VISER_NERFSTUDIO_SCALE_RATIO = 10.0  # nerfstudio's units in its viewer
@@ -64,7 +64,7 @@ class CorrespondencePanel(ViewerElement, ViewerControl):
 
     def _create_gui_handle(self, viser_server: Any) -> None:
         gui = viser_server.gui
-        self._tab = OwnTab(gui, TAB, TITLE)
+        self._tab = ModelTab(gui, TAB, TITLE)
         with self._tab.place:
             gui.add_markdown(f"**{TITLE}**")
             self._target = gui.add_dropdown(

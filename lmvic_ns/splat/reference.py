@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lmvic_ns.splat.projection import project_gaussians, view_dependent_colors
-from lmvic_ns.splat.stages import Blended, RasterInputs, RasterOutput, ScreenGaussians, Stages, rasterize_by_stages
+from lmvic_ns.splat.stages import BlendOutput, RasterInputs, RasterOutput, ScreenGaussians, Stages, rasterize_by_stages
 from lmvic_ns.splat.tiles import intersect_tiles
 
 MAX_ALPHA = 0.999
@@ -51,8 +51,8 @@ def blend_tile(
 
 def blend_reference(
     splats: ScreenGaussians, cameras: int, width: int, height: int, tile_size: int, absgrad: bool = False
-) -> Blended:
-    """Blend every tile of every camera, see `Blended`; with `absgrad`, backward fills `splats.means2d.absgrad`."""
+) -> BlendOutput:
+    """Blend every tile of every camera, see `BlendOutput`; with `absgrad`, backward fills `splats.means2d.absgrad`."""
     m = splats.radii.numel()
     means2d, conics, colors = (t.reshape(m, -1) for t in (splats.means2d, splats.conics, splats.colors))
     depths, opacities = splats.depths.reshape(m), splats.opacities.reshape(m)
@@ -88,7 +88,7 @@ def blend_reference(
         return rows[:, :height, :width]
 
     out = image(blended)
-    return Blended(out[..., :3], out[..., 3:], image(transmittance), image(median)[..., 0], lists)
+    return BlendOutput(out[..., :3], out[..., 3:], image(transmittance), image(median)[..., 0], lists)
 
 
 def _add_absolute(total: Tensor, ids: Tensor, gradient: Tensor) -> None:

@@ -29,7 +29,7 @@ def short_training(
         output: nerfstudio's outputs go here.
         steps: training iterations; the method's schedule is laid out over them.
         seed: of initial values and of the order of views; the method's own by default.
-        on_step: told the pipeline and the number of steps done, after each.
+        on_step: called with the pipeline and the number of steps done, after each step.
     """
     method: Any = all_methods["lmvic-splat"]
     config: Any = rescheduled(method, steps)
@@ -49,8 +49,10 @@ def short_training(
     trainer.setup()
     trainer.pipeline.model.strategy.verbose = not libraries_are_quiet()
     if on_step is not None:
-        told, pipeline = on_step, trainer.pipeline
-        callback = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], lambda step: told(pipeline, step + 1))
+        call_back, pipeline = on_step, trainer.pipeline
+        callback = TrainingCallback(
+            [TrainingCallbackLocation.AFTER_TRAIN_ITERATION], lambda step: call_back(pipeline, step + 1)
+        )
         trainer.callbacks.append(callback)
     trainer.train()
     return trainer, config.get_base_dir() / "config.yml"

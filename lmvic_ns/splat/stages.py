@@ -101,7 +101,7 @@ class ScreenGaussians:
 
 
 @dataclass(frozen=True)
-class Blended:
+class BlendOutput:
     """Sums over the Gaussians of each pixel, without background; `median_ids` index the flattened axes, -1 for none."""
 
     rgb: Float[Tensor, "c h w 3"]
@@ -117,7 +117,7 @@ class Stages:
 
     project: Callable[..., ProjectedGaussians]
     colorize: Callable[..., Tensor]
-    blend: Callable[..., Blended]
+    blend: Callable[..., BlendOutput]
 
 
 def gather_median_depth(depths: Float[Tensor, "*m"], median_ids: Int[Tensor, "c h w"]) -> Float[Tensor, "c h w 1"]:

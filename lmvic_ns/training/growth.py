@@ -125,9 +125,9 @@ def _grown(
 def _places(segments: Segments) -> Tensor:
     """Where the smaller model's channels lie in the larger."""
     places, start = [], 0
-    for count, room in segments:
+    for count, width in segments:
         places.append(torch.arange(start, start + count))
-        start += room
+        start += width
     return torch.cat(places)
 
 

@@ -8,9 +8,10 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
+import tyro
 
 from lmvic_ns.training import TrainingError
 from lmvic_ns.training.files import check_run_folder
@@ -84,9 +85,9 @@ class MachineConfig:
     """Threads of torch; by default OMP_NUM_THREADS or torch's own choice."""
 
 
-@dataclass(frozen=True)
-class OptionsConfig:
-    """Options of every stage."""
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What is trained, on what, and where the run lies."""
 
     output: Path
     """Folder of the run: checkpoint, weights, learning curve, TensorBoard."""
@@ -96,7 +97,7 @@ class OptionsConfig:
     """A folder with photos/train, a folder of pictures, or a training pack. The default is LMVIC_DATA."""
     exclude: tuple[str, ...] = ()
     """Shell patterns of names (of photographs or scenes) to leave out, such as 'urban-*'."""
-    init: Path | None = None
+    init: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights to start from; by default the DCT initialization of the preset."""
     resume: bool = False
     """Continue from last.ckpt in the output folder."""
@@ -104,6 +105,17 @@ class OptionsConfig:
     """Distortion that is minimized."""
     seed: int = 0
     """Seed of data, noise and initialization."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    machine: MachineConfig = field(default_factory=MachineConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdvancedOptimizationOptions:
+    """Loss and optimizer."""
+
+    HELP_SECTION: ClassVar[str] = "advanced"
+
     fixed_lambda: float | None = None
     """Train for this lambda only, as in the paper, instead of all quality levels."""
     level_skew: float = 1.0
@@ -120,11 +132,13 @@ class OptionsConfig:
     """Learning rate of analysis and synthesis relative to that of the entropy model. Use less than 1 with trained weights."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """Optimizer. `muon`: Muon for the weights of 1x1 convolutions, AdamW for the rest."""
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    budget: BudgetConfig = field(default_factory=BudgetConfig)
-    machine: MachineConfig = field(default_factory=MachineConfig)
     validation_photos: int = 16
     """Photographs held out of training, by which the best weights are chosen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionsConfig(AdvancedOptimizationOptions, RunOptions):
+    """Options of every stage."""
 
 
 def optimization_config(options: OptionsConfig, batch: int) -> OptimizationConfig:

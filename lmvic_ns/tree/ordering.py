@@ -13,7 +13,7 @@ from torch import Tensor
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.geometry.disparity import disparity_to_surfaces, farthest_of_neighbours
 from lmvic_ns.tree.reference_tree import ReferenceTree, TreeError
-from lmvic_ns.tree.spanning import GrowingTree, farthest_first
+from lmvic_ns.tree.spanning import SpanningTree, farthest_first
 
 __all__ = [
     "ReferenceTree",
@@ -200,16 +200,16 @@ def reference_tree(distances: Float[Tensor, "v v"], *, max_depth: int | None = 8
     views = len(matrix)
     root = int(matrix.sum(axis=1).argmin())
     everything = np.arange(views)
-    tree = GrowingTree(matrix, root)
+    tree = SpanningTree(matrix, root)
     tree.grow(everything, None)
     if max_depth is not None and max(tree.depth) > max_depth:
-        tree = GrowingTree(matrix, root)
+        tree = SpanningTree(matrix, root)
         tree.grow(everything, max_depth)
         spread = farthest_first(matrix, root)
         for count in (h for h in hubs if h <= views // 2):
             for hub_depth in sorted({max_depth // 2, max_depth - 3, max_depth - 1}):
                 if hub_depth >= 1:
-                    other = GrowingTree(matrix, root)
+                    other = SpanningTree(matrix, root)
                     other.grow(spread[:count], hub_depth)
                     other.grow(everything, max_depth)
                     tree = min(tree, other, key=lambda t: t.length)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 
-class GrowingTree:
+class SpanningTree:
     """A tree over some of the views that takes in more, always the nearest one first.
 
     Args:

@@ -20,7 +20,7 @@ _SMALL = 560  # where pictures travel inside the markdown, which viser reads sig
 
 
 @dataclass(frozen=True)
-class Shown:
+class DisplayedView:
     """A view as the page has it.
 
     Attributes:
@@ -63,7 +63,7 @@ class PictureFiles:
         return f"/{PICTURES}/{name}.jpg"
 
 
-def picture_mdx(shown: Shown, words: str) -> str:
+def picture_mdx(shown: DisplayedView, words: str) -> str:
     """The element; `stage.js` shows the same picture large while the scene is not looked at.
 
     Args:

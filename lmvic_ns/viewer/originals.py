@@ -13,7 +13,7 @@ from lmvic_ns.report.results import psnr_8bit
 from lmvic_ns.scene import MultiViewScene
 
 
-class Originals:
+class OriginalImages:
     """Originals of a file's views, at the views' size.
 
     Args:

@@ -17,10 +17,10 @@ from lmvic_ns.drawing.markdown import literal
 from lmvic_ns.drawing.pair import PictureWithDepth, as_picture, correspond
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.report.terminal import size_text
-from lmvic_ns.viewer.compare import PictureFiles, Shown, busy_mdx, no_picture_mdx, picture_mdx
+from lmvic_ns.viewer.compare import DisplayedView, PictureFiles, busy_mdx, no_picture_mdx, picture_mdx
 from lmvic_ns.viewer.plots import bits_chart, distance_chart
+from lmvic_ns.viewer.scene_3d import Scene3D
 from lmvic_ns.viewer.sources import PageSource
-from lmvic_ns.viewer.space import Space
 
 _THUMBNAIL = 96  # pixels across
 _SETTLE = 0.15  # seconds without another wish, before a view is decoded: sliders pass many on their way
@@ -60,7 +60,7 @@ class ViewPage:
         self._showing, self._preparing = threading.Lock(), threading.Lock()
         self._closing, self._work = threading.Event(), threading.Event()
         self._picture_files = PictureFiles(root)
-        self._ready: dict[int, Shown] = {}
+        self._ready: dict[int, DisplayedView] = {}
         self._spent, self._problem = 0.0, source.trouble
         self._failed: set[int] = set()
         self._thumbnails_wanted = thumbnails
@@ -68,12 +68,12 @@ class ViewPage:
         self._theme = {"control_layout": "collapsible", "control_width": "large", "show_logo": False}
         self._theme |= {"show_share_button": root is not None}
         server.gui.configure_theme(**self._theme, dark_mode=dark)
-        self.space = Space(server, source, self.shown, self.go)
+        self.scene_3d = Scene3D(server, source, self.shown, self.go)
         self._add_panel()
         if root is not None and not dark:
             server.on_client_connect(self._follow_browser)
         self._draw_sparse()
-        self._worker = threading.Thread(target=self._work_ahead, name="work ahead", daemon=True)
+        self._worker = threading.Thread(target=self._prefetch, name="work ahead", daemon=True)
         # the page is there at once, and says that the first view is being decoded
         threading.Thread(target=self.show, args=(self.shown,), name="first view", daemon=True).start()
         if source.trouble is None:
@@ -138,10 +138,10 @@ class ViewPage:
             "references deep",
         )
         self._empty = gui.add_markdown("", visible=False)
-        self._show_points.on_update(lambda _: self.space.show_sparse(self._show_points.value))
+        self._show_points.on_update(lambda _: self.scene_3d.show_sparse(self._show_points.value))
         self._show_depth.on_update(lambda _: self._draw_depth())
         self._show_others.on_update(lambda _: self._draw_others())
-        self._show_tree.on_update(lambda _: self.space.draw_tree(self._show_tree.value))
+        self._show_tree.on_update(lambda _: self.scene_3d.draw_tree(self._show_tree.value))
 
     def _headline(self) -> str:
         source = self.source
@@ -171,7 +171,7 @@ class ViewPage:
         except LmvicError as error:
             positions, shades = np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8)
             self._empty.content = f"⚠️ {literal(str(error))}"
-        self.space.draw_sparse(positions, shades, self._show_points.value)
+        self.scene_3d.draw_sparse(positions, shades, self._show_points.value)
         lacking = [what for what, there in (("sparse points", len(positions)), ("depth", self.source.has_depth)) if not there]
         self._show_points.disabled = not len(positions)
         if lacking:
@@ -180,15 +180,15 @@ class ViewPage:
         self._empty.visible = bool(self._empty.content)
 
     def _draw_others(self) -> None:
-        self.space.with_others = self._show_others.value
-        self.space.draw_cameras()
+        self.scene_3d.with_others = self._show_others.value
+        self.scene_3d.draw_cameras()
 
     def _draw_depth(self) -> None:
         wanted = self._show_depth.value and self.source.trouble is None
         try:
-            self.space.draw_depth(self.source.load(self.shown)[0] if wanted else None)
+            self.scene_3d.draw_depth(self.source.load(self.shown)[0] if wanted else None)
         except LmvicError:  # said beside the picture
-            self.space.draw_depth(None)
+            self.scene_3d.draw_depth(None)
 
     # --- going from view to view ----------------------------------------------------------------------------------
 
@@ -244,7 +244,7 @@ class ViewPage:
                 self._picture.content = no_picture_mdx(name) if shown is None else picture_mdx(shown, name)
             self._spent, self._problem = time.monotonic() - started, problem
             self._facts.content = self._describe(view, shown)
-            self.space.choose(view)
+            self.scene_3d.choose(view)
             if self._show_depth.value:
                 self._draw_depth()
             self._fill_details()
@@ -255,19 +255,19 @@ class ViewPage:
         """Pictures of a view, ready to be shown; decodes it if need be."""
         with self._preparing:
             if view not in self._ready:
-                self._ready[view] = self._made_ready(view)
+                self._ready[view] = self._prepared_view(view)
 
-    def _made_ready(self, view: int) -> Shown:
+    def _prepared_view(self, view: int) -> DisplayedView:
         decoded = (self.source.load(view)[0].image * 255).round().to(torch.uint8)
         address = self._picture_files.add(f"{view}d", decoded.permute(1, 2, 0).numpy())
         originals = self.source.originals
         original = None if originals is None else originals.image(view)
         if originals is None or original is None:
-            return Shown(address)
+            return DisplayedView(address)
         psnr = originals.compare(view, decoded, original)
-        return Shown(address, self._picture_files.add(f"{view}o", original.permute(1, 2, 0).numpy()), psnr)
+        return DisplayedView(address, self._picture_files.add(f"{view}o", original.permute(1, 2, 0).numpy()), psnr)
 
-    def _describe(self, view: int, shown: Shown | None) -> str:
+    def _describe(self, view: int, shown: DisplayedView | None) -> str:
         source, spent, problem = self.source, self._spent, self._problem
         height, width = source.cameras[view].size
         facts = [f"{width} x {height} pixels"]
@@ -359,20 +359,20 @@ class ViewPage:
 
     # --- in the background ----------------------------------------------------------------------------------------
 
-    def _work_ahead(self) -> None:
+    def _prefetch(self) -> None:
         """Get the neighbours of the shown view ready, then small pictures (and PSNR) of all others, one at a time."""
         done = 0
         while not self._closing.is_set():
             self._work.clear()
             view, neighbour = self._next_work()
             if view is None:
-                self._renew()
+                self._refresh()
                 self._work.wait()
                 continue
             try:
                 picture = self.source.prepare(view)
-                if view not in self.space.thumbnails:
-                    self.space.add_thumbnail(view, fit(as_picture(picture.image), _THUMBNAIL))
+                if view not in self.scene_3d.thumbnails:
+                    self.scene_3d.add_thumbnail(view, fit(as_picture(picture.image), _THUMBNAIL))
                 if neighbour:
                     self._prepare(view)
                 elif self.source.originals is not None and view not in self.source.originals.psnr:
@@ -383,7 +383,7 @@ class ViewPage:
                 self._failed.add(view)
             done += 1
             if done % _REFRESH == 0:
-                self._renew()
+                self._refresh()
             self._say_progress()
 
     def _next_work(self) -> tuple[int | None, bool]:
@@ -393,15 +393,15 @@ class ViewPage:
         if self._by_worst and self.shown in ranking:
             around.append(ranking[(ranking.index(self.shown) + 1) % len(ranking)])
         for view in around:
-            if view not in self._failed and (view not in self._ready or view not in self.space.thumbnails):
+            if view not in self._failed and (view not in self._ready or view not in self.scene_3d.thumbnails):
                 return view, True
         if self._thumbnails_wanted:
             # in the file's order each view finds the one that it refers to
-            left = (v for v in self.source.tree.order if v not in self.space.thumbnails and v not in self._failed)
+            left = (v for v in self.source.tree.order if v not in self.scene_3d.thumbnails and v not in self._failed)
             return next(left, None), False
         return None, False
 
-    def _renew(self) -> None:
+    def _refresh(self) -> None:
         """What changes as more views are decoded: colours of points, places among the worst."""
         self._draw_sparse()
         with self._showing:
@@ -409,7 +409,7 @@ class ViewPage:
                 self._facts.content = self._describe(self.shown, self._ready.get(self.shown))
 
     def _say_progress(self) -> None:
-        done, count = len(self.space.thumbnails) + len(self._failed), len(self.source.names)
+        done, count = len(self.scene_3d.thumbnails) + len(self._failed), len(self.source.names)
         self._progress.visible = self._thumbnails_wanted and done < count
         self._progress.content = f"{'decoding' if self.source.coded else 'reading'} the other views: {done} of {count}"
 

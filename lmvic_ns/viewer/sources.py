@@ -19,7 +19,7 @@ from lmvic_ns.errors import BitstreamError, LmvicError, WeightsError
 from lmvic_ns.geometry.cameras import Cameras
 from lmvic_ns.scene.points import SparsePoints
 from lmvic_ns.tree.ordering import ReferenceTree, pose_distance, scene_translation_scale
-from lmvic_ns.viewer.originals import Originals
+from lmvic_ns.viewer.originals import OriginalImages
 
 _KEPT = 512_000_000  # bytes of decoded views that are kept: a step back or forth is to be no decoding
 _REFERENCES = 256_000_000  # of what views that refer to them need
@@ -56,7 +56,7 @@ class PageSource(ABC):
     has_depth: bool = False
     trouble: str | None = None
     note: str = ""
-    originals: Originals | None = None
+    originals: OriginalImages | None = None
     inputs: tuple[Path, ...] = ()
 
     def __init__(self) -> None:
@@ -200,7 +200,7 @@ class FileSource(PageSource):
             self._found = FilePoints(reader)
         except BitstreamError as error:
             self.note = f"the sparse points are lost: {error}"
-        self.originals = None if scene is None else Originals(scene, self.names, self.cameras)
+        self.originals = None if scene is None else OriginalImages(scene, self.names, self.cameras)
         self.inputs = (path,) if scene is None else (path, scene)
         try:
             self._file.load_weights()

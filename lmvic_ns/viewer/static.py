@@ -112,7 +112,7 @@ def _chosen(source: PageSource, most: int, written: PageContent) -> list[int]:
             for view in source.tree.order:
                 _load(source, view, written)
                 step(source.names[view])
-        written.problems.clear()  # only those of the page are told
+        written.problems.clear()  # only those of the page are reported
         worst = source.originals.worst()[: max(1, most // 2)]
     rest = [view for view in range(count) if view not in worst]
     even = np.linspace(0, len(rest) - 1, most - len(worst)).round().astype(int)

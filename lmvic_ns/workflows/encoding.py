@@ -115,7 +115,7 @@ def check_view_sizes(scene: MultiViewScene, factor: int = 1) -> None:
             needed = math.ceil(math.sqrt(height * width / DEFAULT_MAX_PIXELS))
             raise LmvicError(
                 f"view {name!r} is {width} x {height} pixels, more than the {DEFAULT_MAX_PIXELS / 1e6:g} megapixels that a "
-                f"decoder takes without being told to: use --downscale {needed}"
+                f"decoder takes by default: use --downscale {needed}"
             )
 
 
@@ -151,7 +151,7 @@ def is_lmvic(path: Path) -> bool:
 
 
 def check_partial(path: Path, settings: bytes, overwrite: bool) -> None:
-    """Say that an interrupted run is gone on with; refuse one with other settings, or clear it away if told to.
+    """Say that an interrupted run is gone on with; refuse one with other settings, or remove it with `overwrite`.
 
     Args:
         path: the finished file.
@@ -293,7 +293,7 @@ class SizeForecast:
         self._started = time.perf_counter()
 
     def add(self, view: EncodedView) -> None:
-        """Count a view; one that was taken over from an interrupted run tells nothing of the time."""
+        """Count a view; one that was taken over from an interrupted run says nothing about the time."""
         if view.psnr is not None:
             self._views.append(view)
         if len(self._views) != _FORECAST_VIEWS or len(self._pixels) < 2 * _FORECAST_VIEWS:
@@ -413,12 +413,12 @@ def finish(
     Returns:
         Exit status: 0, or 1 if the file is whole and misses the target.
     """
-    from lmvic_ns.report.report import Collector, collect, report_data, write_report
+    from lmvic_ns.report.report import ReportCollector, collect, report_data, write_report
 
     started = time.perf_counter()
     collected = None
     if report is not None:
-        collected = Collector(scene, encoded.tree.parent, encoded.tree.order, options.report_pictures)
+        collected = ReportCollector(scene, encoded.tree.parent, encoded.tree.order, options.report_pictures)
     if options.verify:
         worst = verify_file(encoded, scene, codec, options.workers, collected.add if collected is not None else None)
         say(_checked(encoded, worst))

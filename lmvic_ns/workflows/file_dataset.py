@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -14,18 +13,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from PIL import Image
 
 from lmvic_ns.bitstream.sources import is_address
-from lmvic_ns.capture.records import SPLIT_LISTS
 from lmvic_ns.codec.file import LmvicFile
 from lmvic_ns.codec.records import DecodedView
 from lmvic_ns.report.terminal import progress
-from lmvic_ns.sparse_points.exact import write_ply
+from lmvic_ns.scene.ply import write_ply
+from lmvic_ns.scene.writer import NERFSTUDIO_DEPTH_UNIT, camera_values, place, write_depth, write_picture, write_transforms
 from lmvic_ns.sparse_points.sections import FilePoints
-from lmvic_ns.workflows.dataset import NERFSTUDIO_DEPTH_UNIT
-from lmvic_ns.workflows.layout import dataset_layout
+from lmvic_ns.workflows.layout import dataset_layout, scene_keys
 
 Kind = Literal["image", "mask", "depth"]
 DEFAULT_CACHE = 4_000_000_000
@@ -90,26 +86,18 @@ class FileDataset:
         frames = []
         for view in records.order if records is not None else range(len(self.file)):
             camera, paths = self.file.cameras[view], self.layout.views[view]
-            k = camera.intrinsics[0]
             frame: dict[str, Any] = {
                 "file_path": paths.image,
-                "fl_x": float(k[0, 0]), "fl_y": float(k[1, 1]), "cx": float(k[0, 2]), "cy": float(k[1, 2]),
-                "w": int(camera.width[0]), "h": int(camera.height[0]),
+                **camera_values(camera),
                 "transform_matrix": camera.to_opengl_camera_to_world()[0].tolist(),
-            }  # fmt: skip
+            }
             if self.masked:
                 frame["mask_path"] = paths.mask
             if self.with_depth:
                 frame["depth_file_path"] = paths.depth
             frames.append(frame)
-        meta: dict[str, Any] = {"camera_model": "PINHOLE", "frames": frames}
-        if records is not None:
-            renamed = {path: paths.image for path, paths in zip(records.paths, self.layout.views, strict=True)}
-            for key, value in records.scene.items():
-                meta[key] = [renamed.get(n, n) for n in value] if key in SPLIT_LISTS and isinstance(value, list) else value
-        if points and self._write_points():
-            meta["ply_file_path"] = self.layout.points
-        (self.folder / "transforms.json").write_text(json.dumps(meta), encoding="utf-8")
+        file = self.layout.points if points and self._write_points() else None
+        write_transforms(self.folder, frames, points=file, keys=scene_keys(records, self.layout))
         return self.folder
 
     def make(self, name: str) -> Path:
@@ -124,8 +112,7 @@ class FileDataset:
             if (kind, view) in self._made and path.exists():
                 self._made.move_to_end((kind, view))
                 return path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._save(kind, view, path)
+            self._save(kind, view, place(self.folder, name))
             self._made[kind, view] = path.stat().st_size
             while len(self._made) > _KEPT_FILES and sum(self._made.values()) > self._cache_bytes:
                 (old_kind, old_view), _ = self._made.popitem(last=False)
@@ -142,18 +129,16 @@ class FileDataset:
         found = self.file[view]
         partial = path.with_name(f".{os.getpid()}-{kind}-{view}")  # not longer than any name
         if kind == "image":
-            Image.fromarray(found.image).save(partial, "PNG", compress_level=1)
+            write_picture(partial, found.image, suffix=".png", compress_level=1)
         elif kind == "mask":
             mask = found.mask
             if mask is None:  # nerfstudio wants masks of all views or of none
                 mask = np.full((int(found.camera.height[0]), int(found.camera.width[0])), 255, dtype=np.uint8)
-            Image.fromarray(mask).save(partial, "PNG")
+            write_picture(partial, mask, suffix=".png")
         else:
             inverse = found.inverse_depth
             assert inverse is not None
-            depth = torch.where(inverse > 0, 1.0 / (inverse.clamp_min(1e-30) * NERFSTUDIO_DEPTH_UNIT), 0.0)
-            with partial.open("wb") as stream:
-                np.save(stream, depth.float().numpy())
+            write_depth(partial, inverse, NERFSTUDIO_DEPTH_UNIT, self.file.names[view])
         os.replace(partial, path)
 
     def _write_points(self) -> bool:
@@ -169,7 +154,5 @@ class FileDataset:
         cloud = found.finish()
         if cloud is None:
             return False
-        path = self.folder / self.layout.points
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_ply(path, cloud)
+        write_ply(place(self.folder, self.layout.points), cloud)
         return True

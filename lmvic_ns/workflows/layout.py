@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
-from lmvic_ns.capture.records import CaptureRecords
+from lmvic_ns.capture.records import SPLIT_LISTS, CaptureRecords
 from lmvic_ns.scene.names import fitting, unique_names
+from lmvic_ns.scene.writer import POINTS_FILE
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif"}
 _WRITABLE = {".png", ".jpg", ".jpeg", ".webp"}
-POINTS_NAME = "sparse_pc.ply"
 COLMAP_MODEL = "sparse/0"
 _PART_BYTES = 251  # of one part of a path: systems take 255, and COLMAP's masks have .png behind the picture's name
 _PATH_BYTES = 1500  # below the dataset's folder
@@ -39,7 +40,7 @@ class DatasetLayout:
     """
 
     views: list[ViewPaths]
-    points: str = POINTS_NAME
+    points: str = POINTS_FILE
     last: str = "transforms.json"
 
     @property
@@ -92,9 +93,28 @@ def dataset_layout(
             return plain
         views.append(ViewPaths(_without_suffix(safe) + suffix, other.depth, mask or other.mask))
     points = safe_path(records.points) if records.points is not None else None
-    points = points if points is not None and points.lower().endswith(".ply") else POINTS_NAME
+    points = points if points is not None and points.lower().endswith(".ply") else POINTS_FILE
     layout = DatasetLayout(views, points)
     return layout if _is_free(layout) else plain
+
+
+def scene_keys(records: CaptureRecords | None, layout: DatasetLayout, lost: Collection[str] = ()) -> dict[str, Any]:
+    """Keys of the scene as they were captured; lists of pictures have the names that these have in the dataset.
+
+    Args:
+        records: what the file says of the captured files.
+        layout: of the dataset.
+        lost: pictures that are not in it, to be left out of the lists.
+    """
+    if records is None:
+        return {}
+    keys = dict(records.scene)
+    renamed = {path: view.image for path, view in zip(records.paths, layout.views, strict=True)}
+    for key in SPLIT_LISTS:
+        if isinstance(keys.get(key), list):
+            names = [renamed.get(name, name) if isinstance(name, str) else name for name in keys[key]]
+            keys[key] = [name for name in names if not (isinstance(name, str) and name in lost)]
+    return keys
 
 
 def safe_path(path: str) -> str | None:

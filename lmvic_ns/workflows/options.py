@@ -6,7 +6,9 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import tyro
 
 from lmvic_ns import __version__
 from lmvic_ns.errors import LmvicError
@@ -30,41 +32,31 @@ def weights_inputs(weights: str | None) -> tuple[Path, ...]:
 
 
 @dataclass(kw_only=True)
-class CodingOptions:
-    """How a scene is coded."""
+class QualityOptions:
+    """How small the file shall be, and how good the pictures."""
 
     quality: int | NamedQuality = 32
     """Quality level from 0 (smallest file) to 63 (best pictures), the mean over the views; or a name.
     small is 20, balanced 32, high 44, archive 63 for every view (42 dB and more on photographs).
     lossless keeps every picture bit for bit, each coded alone."""
-    equal_quality: bool = False
-    """Code all views at the same level. By default references are coded better, which makes the file smaller."""
-    target_bpp: float | None = None
+    target_bpp: Annotated[float | None, tyro.conf.arg(metavar="BPP")] = None
     """Search for the best quality whose file has at most this many bits per pixel, without the sparse points."""
-    target_psnr: float | None = None
+    target_psnr: Annotated[float | None, tyro.conf.arg(metavar="DB")] = None
     """Search for the smallest file whose mean PSNR (dB, 8-bit RGB) is at least this high."""
-    search_views: int = 8
-    """Number of views on which --target-bpp and --target-psnr search; 0 means all."""
-    reference_structure: ReferenceStructure = "tree"
-    """How views are predicted from each other: a tree of bounded depth, the greedy chain of the paper, or not at all."""
-    max_depth: int = 8
-    """Depth of the reference tree: the most views that must be decoded before any one view."""
     effort: EffortName = "medium"
     """Encoding effort. More effort makes the file smaller; the decoding time stays the same."""
-    hevc: bool = True
-    """Let views with a reference be HEVC pictures where that takes fewer bits (x265 and FFmpeg, through PyAV)."""
-    depth_coding: DepthCoding = "quadtree"
-    """quadtree: only the depth that warping needs, in few bytes. learned: depth that is useful after decoding."""
-    depth_quality: int | None = None
-    """Quality level of the depth. By default it is chosen for each view; with --effort fast it is the picture's level."""
     downscale: int = 1
     """Divide width and height of the pictures by this number."""
-    weights: str = "tiny"
-    """Weights of the codec: the name of shipped weights, or a .safetensors file."""
-    device: str = "auto"
-    """Device of the networks: cpu, cuda or auto."""
-    workers: int = 1
-    """Branches of the reference tree that are decoded in parallel when the file is verified."""
+    overwrite: bool = False
+    """Replace an existing .lmvic file and report, or the partial file of a run with other settings."""
+
+
+@dataclass(kw_only=True)
+class AdvancedCodingOptions:
+    """For most captures the defaults are right."""
+
+    HELP_SECTION: ClassVar[str] = "advanced"
+
     points: PointStorage = "compact"
     """How sparse points are stored. compact: about 2 bytes each, exact to a quarter of a pixel, colours from the pictures.
     exact: unchanged and in order."""
@@ -73,14 +65,37 @@ class CodingOptions:
     Masks, names, lenses and colour profiles are always kept."""
     strict: bool = False
     """Refuse a capture if any part of it would be lost, instead of printing a note."""
+    equal_quality: bool = False
+    """Code all views at the same level. By default references are coded better, which makes the file smaller."""
+    search_views: int = 8
+    """Number of views on which --target-bpp and --target-psnr search; 0 means all."""
+    reference_structure: ReferenceStructure = "tree"
+    """How views are predicted from each other: a tree of bounded depth, the greedy chain of the paper, or not at all."""
+    max_depth: int = 8
+    """Depth of the reference tree: the most views that must be decoded before any one view."""
+    hevc: bool = True
+    """Let views with a reference be HEVC pictures where that takes fewer bits (x265 and FFmpeg, through PyAV)."""
+    depth_coding: DepthCoding = "quadtree"
+    """quadtree: only the depth that warping needs, in few bytes. learned: depth that is useful after decoding."""
+    depth_quality: Annotated[int | None, tyro.conf.arg(metavar="LEVEL")] = None
+    """Quality level of the depth. By default it is chosen for each view; with --effort fast it is the picture's level."""
+    weights: Annotated[str, tyro.conf.arg(metavar="NAME|FILE")] = "tiny"
+    """Weights of the codec: the name of shipped weights, or a .safetensors file."""
+    device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
+    """Device of the networks: cpu, cuda or auto."""
+    workers: int = 1
+    """Branches of the reference tree that are decoded in parallel when the file is verified."""
     report_pictures: int = 6
     """Number of views, the worst ones, that report.html shows in detail."""
     verify: bool = True
     """Decode the finished file and compare it with the encoder's reconstruction."""
     resume: bool = False
     """Has no effect: an interrupted run with the same settings is always resumed."""
-    overwrite: bool = False
-    """Replace an existing .lmvic file and report, or the partial file of a run with other settings."""
+
+
+@dataclass(kw_only=True)
+class CodingOptions(AdvancedCodingOptions, QualityOptions):
+    """How a scene is coded."""
 
     def settings(self, source: str = "") -> bytes:
         """A 16-byte digest of all that the units depend on. A `.partial` file with another digest is not resumed.

@@ -1,6 +1,6 @@
 """What a restarted batch takes as done: a finished file that is whole and was made with the same settings and pictures.
 
-While a scene of a batch is coded, a mark (`FILE.unchecked`) stands beside its file. A file that has one was written and not
+While a scene of a batch is coded, a marker (`FILE.unchecked`) stands beside its file. A file that has one was written and not
 yet decoded when its process died, or failed that check.
 """
 
@@ -24,10 +24,10 @@ from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.tree.reference_tree import ReferenceTree
 from lmvic_ns.workflows.options import CodingOptions
 
-MARK = ".unchecked"
+SUFFIX = ".unchecked"
 
 
-class Mark:
+class UncheckedMarker:
     """Stands beside a file from before it is begun until it is checked.
 
     Args:
@@ -36,10 +36,10 @@ class Mark:
 
     def __init__(self, path: Path) -> None:
         self._file = finished_path(path)
-        self._place = self._file.with_name(self._file.name + MARK)
+        self._place = self._file.with_name(self._file.name + SUFFIX)
 
     @property
-    def there(self) -> bool:
+    def exists(self) -> bool:
         """Whether the file's check is not over."""
         return self._place.is_file()
 
@@ -47,10 +47,10 @@ class Mark:
     def failure(self) -> str:
         """What the check found, empty if it found nothing or was not done."""
         with writing(self._place):
-            return self._place.read_text("utf-8", "replace") if self.there else ""
+            return self._place.read_text("utf-8", "replace") if self.exists else ""
 
-    def put(self, failure: str = "") -> None:
-        """Set the mark, with what the check found.
+    def write(self, failure: str = "") -> None:
+        """Write the marker, with what the check found.
 
         Raises:
             LmvicError: the folder does not take it.
@@ -58,15 +58,15 @@ class Mark:
         with writing(self._place):
             self._place.write_text(failure, "utf-8", "replace")
 
-    def take_away(self) -> None:
+    def remove(self) -> None:
         """The file is checked, or there is none."""
         with suppress(OSError):
             self._place.unlink(missing_ok=True)
 
     def remove_if_nothing_begun(self) -> None:
-        """After an error or an interruption: the mark stays with what was begun, and goes if that is nothing."""
+        """After an error or an interruption; the marker stays with what was begun, and goes if that is nothing."""
         if not self._file.exists() and not partial_path(self._file).exists():
-            self.take_away()
+            self.remove()
 
 
 def made_with(path: Path, options: CodingOptions, settings: bytes, weights_hash: bytes) -> bool:

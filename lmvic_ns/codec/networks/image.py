@@ -67,7 +67,7 @@ class ImageConfig:
 
 @dataclass
 class ImageContext:
-    """What the reference tells about the view.
+    """What the warped reference contributes to the prediction of a view.
 
     Attributes:
         aligned: the reference's picture, warped, 0..1.
@@ -228,7 +228,7 @@ class ImageCodec(nn.Module):
 
         Args:
             change: decoded view less what the warped picture's latent looks like.
-            scale: logarithm of how much a change tells there, by the synthesis features of both.
+            scale: logarithm of the weight of a difference there, from the synthesis features of both.
             level: quality level of each sample.
         """
         error = _box(change.square().mean(1, keepdim=True), _TRUST_WINDOW)

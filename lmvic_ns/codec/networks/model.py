@@ -370,7 +370,7 @@ class MultiViewModel(nn.Module):
         size: tuple[int, int],
         quality: Float[Tensor, "1"],
     ) -> ImageContext | None:
-        """What the reference (its illumination corrected) tells about the view, given its decoded depth; None without one."""
+        """Features of the warped reference with corrected illumination, by the decoded depth; None without a reference."""
         if reference is None or decoded_depth is None or not self.ablation.cross_view:
             return None
         return self._context(reference, decoded_depth, cameras, size, quality)

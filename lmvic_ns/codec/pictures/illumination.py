@@ -86,7 +86,7 @@ def fit_illumination(
             total = weight.sum()
             ms, mt = (weight * s).sum() / total, (weight * t).sum() / total
             variance = (weight * (s - ms).square()).sum() / total
-            # a flat picture tells nothing about the gain
+            # the gain cannot be estimated from a flat picture
             gain = float(((weight * (s - ms) * (t - mt)).sum() / total + 1e-4) / (variance + 1e-4))
             gain = min(max(gain, 0.5), 1.49)
             offset = float(mt - gain * ms)

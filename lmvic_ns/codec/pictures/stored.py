@@ -107,18 +107,18 @@ def cheaper_picture(
     tried = list(_towards(picture, original, error, size))
     if lossless:
         tried += _lossless(picture, original)
-    priced = [_Priced(stored, weight, original) for stored in tried]
+    priced = [_Candidate(stored, weight, original) for stored in tried]
     if not any(p.cost < cost or (p.error <= error and len(p.stored.data) <= size) for p in priced):
         return None
     # the networks have lost: now all settings, so that more lambda never chooses a worse picture
-    priced += [_Priced(stored, weight, original) for stored in _grid(picture)]
+    priced += [_Candidate(stored, weight, original) for stored in _grid(picture)]
     best = min(priced, key=lambda p: p.cost)
     if best.cost < cost:
         return best.stored
     return min((p for p in priced if p.error <= error), key=lambda p: len(p.stored.data)).stored
 
 
-class _Priced:
+class _Candidate:
     """A picture with its error and cost."""
 
     def __init__(self, stored: StoredPicture, weight: float, original: Tensor):

@@ -18,7 +18,7 @@ _SELECTED = (230, 0, 126)
 _CAMERA = (70, 100, 150)
 
 
-class Space:
+class Scene3D:
     """The scene of a viser server.
 
     Args:
@@ -45,7 +45,7 @@ class Space:
         self._depth: Any = None
         server.scene.set_up_direction(tuple(self.layout.up.tolist()))
         self.draw_cameras()
-        server.on_client_connect(self._welcome)
+        server.on_client_connect(self._set_first_pose)
 
     def choose(self, view: int) -> None:
         """Mark a view as the chosen one; depth of the one before is taken away."""
@@ -134,7 +134,7 @@ class Space:
         )
         handle.on_click(lambda _: self._on_click(view))
 
-    def _welcome(self, client: Any) -> None:
+    def _set_first_pose(self, client: Any) -> None:
         eye, target = self.layout.overview()
         with client.atomic():
             client.camera.position = eye

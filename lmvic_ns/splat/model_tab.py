@@ -7,7 +7,7 @@ from typing import Any
 import viser
 
 
-class OwnTab:
+class ModelTab:
     """Where the widgets of a model go; make it while nerfstudio installs them.
 
     Args:
