@@ -199,6 +199,25 @@ def test_help_shows_advanced_options_apart(name, monkeypatch, capsys):
         assert re.search(rf"^\W {flag}\b", advanced if option.name in marked else basic, re.M), flag
 
 
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
+def test_help_says_what_a_value_is(name, monkeypatch, capsys):
+    """Metavars are what the user knows (FILE, SCENE), not types of Python; no default is empty."""
+    monkeypatch.setenv("COLUMNS", "120")
+    assert run_entrypoint(monkeypatch, *name.split(), "--help") == 0
+    text = capsys.readouterr().out
+    assert name in text
+    assert not re.findall(r"\{None\}|\bPATH\b|\bSTR\b|\(default: \)|Raises:", text)
+
+
+@pytest.mark.parametrize("name", ["eval rd", "eval ablation", "eval downstream", "eval alignment", "encode", "prepare"])
+def test_no_scene_is_a_mistake(name, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert run_entrypoint(monkeypatch, *name.split()) == 2
+    said = capsys.readouterr().err
+    assert "scene" in said.lower() and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_options_of_all_boxes_reach_the_command():
     seen = []
 

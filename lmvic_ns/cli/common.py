@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -45,3 +46,15 @@ class ReadingLimits:
         if not 0 < self.max_megapixels < 1e6:
             raise LmvicError(f"--max-megapixels must be a positive number, not {self.max_megapixels}")
         return int(self.max_megapixels * 1e6)
+
+
+def check_titles(titles: Sequence[str]) -> None:
+    """Check the names under which the results of scenes are written.
+
+    Raises:
+        LmvicError: there is no scene, or two have the same name.
+    """
+    if not titles:
+        raise LmvicError("no scene is given: name at least one SCENE")
+    if len(set(titles)) != len(titles):
+        raise LmvicError("two of the folders have the same name: rename one, so that their results have different names")

@@ -21,7 +21,7 @@ class DecodeOptions:
     """The .lmvic file."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folder for the dataset. It must be new or empty; `.` is allowed."""
-    views: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME [NAME ...]]")] = ()
+    views: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME [NAME ...]]", help_behavior_hint="(default: all)")] = ()
     """Names or numbers of views; all views by default. Only these and their references are decoded."""
     format: Literal["png", "jpg", "webp", "original"] = "png"
     """Format of the pictures. jpg and webp are lossy. original is that of each photograph, or png if that cannot be written."""

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
 
 from lmvic_ns._util.output import LIST_NAME, checksum, files_below, read_list, remove_listed, write_list, writing
 from lmvic_ns.demo.scene import DemoSceneConfig
@@ -25,13 +27,13 @@ MARK = ".lmvic-demo"
 class DemoConfig:
     """Render a small synthetic room, train lmvic-splat on it, encode its photographs into one file, and decode that."""
 
-    output: Path = Path("demo")
+    output: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("demo")
     """Folder for all results. An earlier demo in it is replaced."""
     steps: int = 400
     """Training iterations."""
     quality: int = 32
     """Quality level of the file, 0 to 63."""
-    weights: str = "tiny"
+    weights: Annotated[str, tyro.conf.arg(metavar="NAME|FILE")] = "tiny"
     """Weights of the codec: the name of shipped weights, or a .safetensors file."""
     scene: DemoSceneConfig = field(default_factory=DemoSceneConfig)
     """The synthetic room."""

@@ -29,11 +29,11 @@ def encode(config: EncodeConfig) -> int:
     from lmvic_ns.report.terminal import print_json, quiet
 
     config.check()
-    *scenes, target = map(local_path, config.paths)
-    if not scenes:
+    if len(config.paths) < 2:
         raise LmvicError(
             "give a scene and the .lmvic file to write: lmvic encode SCENE FILE (several scenes: SCENE ... FOLDER)"
         )
+    *scenes, target = map(local_path, config.paths)
     with quiet(config.quiet or config.json):
         if len(scenes) > 1:
             status, results = _encode_all(config, _pairs(config, scenes, target))

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
+from lmvic_ns.cli.common import check_titles
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.evaluation.cache import default_cache_folder
 from lmvic_ns.report.terminal import progress
@@ -19,15 +20,15 @@ DEFAULT_CODECS = "lmvic,lmvic-intra,jpeg,webp,avif,jxl,x265-intra,x265-ldp,svtav
 class RateDistortionBasics:
     """What is measured, and where the results go."""
 
-    sets: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENE ...")]
+    sets: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENE ...", help_behavior_hint="(required)")]
     """Dataset folders with transforms.json (for `lmvic` with depth files), and folders of photographs."""
-    codecs: str = DEFAULT_CODECS
+    codecs: Annotated[str, tyro.conf.arg(metavar="CODEC,CODEC")] = DEFAULT_CODECS
     """Comma-separated names. Weights may follow an @, as in lmvic@base or lmvic-intra@FILE.safetensors."""
-    weights: str = "tiny"
+    weights: Annotated[str, tyro.conf.arg(metavar="NAME|FILE")] = "tiny"
     """Weights of lmvic and lmvic-intra: a name or a .safetensors file."""
-    limit: int | None = None
+    limit: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Use only the first pictures of each set, this many."""
-    output: Path = Path("lmvic-eval/rd")
+    output: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("lmvic-eval/rd")
     """Folder for rd.csv, rd-views.csv, bd-rate.csv, rd.md and the curves."""
 
 
@@ -37,13 +38,13 @@ class AdvancedRateDistortionOptions:
 
     HELP_SECTION: ClassVar[str] = "advanced"
 
-    settings: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    settings: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="CODEC=V,V,V")] = ()
     """Other quality settings of a codec, as NAME=V,V,V. May be given several times."""
-    anchor: str = "x265-ldp"
+    anchor: Annotated[str, tyro.conf.arg(metavar="CODEC")] = "x265-ldp"
     """Codec to which BD-rates refer, or a curve such as "x265-ldp (our order)"."""
     method: Literal["akima", "pchip", "cubic"] = "akima"
     """Interpolation for BD-rates."""
-    device: str = "cpu"
+    device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "cpu"
     """Device of the networks: cpu, cuda or auto."""
     pictures: Literal["stored", "pinhole"] = "pinhole"
     """Views as stored, or undistorted to pinhole views, which is what lmvic codes."""
@@ -51,7 +52,7 @@ class AdvancedRateDistortionOptions:
     """Order of the views for video codecs: by file name, the greedy chain of the paper, or both."""
     html: bool = True
     """Also write interactive curves."""
-    cache: Path | None = field(default_factory=default_cache_folder)
+    cache: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = field(default_factory=default_cache_folder)
     """Folder of cached results; None for no cache."""
 
 
@@ -72,8 +73,7 @@ def rate_distortion(options: RateDistortionOptions) -> None:
     from lmvic_ns.workflows.options import weights_inputs
 
     sets = [load_image_set(path, pinhole=options.pictures == "pinhole", limit=options.limit) for path in options.sets]
-    if len({images.name for images in sets}) != len(sets):
-        raise LmvicError("two of the folders have the same name: rename one, so that their results have different names")
+    check_titles([images.name for images in sets])
     names = [name.strip() for name in options.codecs.split(",") if name.strip()]
     codecs = [make_codec(name, weights=options.weights, device=options.device) for name in names]
     settings = _parse_settings(options.settings, names)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import tyro
 
 from lmvic_ns._util.output import writing
+from lmvic_ns.cli.common import check_titles
 from lmvic_ns.errors import LmvicError
 
 if TYPE_CHECKING:
@@ -22,17 +23,19 @@ if TYPE_CHECKING:
 class DownstreamBasics:
     """What is measured, and where the results go."""
 
-    scenes: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENE ...")]
+    scenes: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENE ...", help_behavior_hint="(required)")
+    ]
     """Dataset folders with transforms.json and depth files or sparse points."""
-    anchor: str = "lmvic"
+    anchor: Annotated[str, tyro.conf.arg(metavar="CODEC")] = "lmvic"
     """The codec that sets the sizes; one of ours. Weights may follow an @."""
-    qualities: str = "12,24,36"
+    qualities: Annotated[str, tyro.conf.arg(metavar="LEVEL,LEVEL")] = "12,24,36"
     """Comma-separated quality levels of the anchor, whole numbers of 0..63."""
-    codecs: str = "jpeg,avif,x265-ldp-noinfo"
+    codecs: Annotated[str, tyro.conf.arg(metavar="CODEC,CODEC")] = "jpeg,avif,x265-ldp-noinfo"
     """Comma-separated peers; each is taken at the settings whose files are nearest in size to the anchor's."""
     steps: int = 1000
     """Training steps of each splat."""
-    output: Path = Path("lmvic-eval/downstream")
+    output: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("lmvic-eval/downstream")
     """Folder for downstream.csv, downstream.md and the curves. Its folder `runs` keeps each finished training, so
     that the same command goes on where it stopped."""
 
@@ -49,9 +52,9 @@ class AdvancedDownstreamOptions:
     """One view of so many is held out: never coded, never trained on."""
     repeats: int = 3
     """Trainings on the originals, each with another seed; how far apart they end is what chance does."""
-    weights: str = "tiny"
+    weights: Annotated[str, tyro.conf.arg(metavar="NAME|FILE")] = "tiny"
     """Weights of the codec: a name or a .safetensors file."""
-    device: str = "cpu"
+    device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "cpu"
     """Device of the codec's networks: cpu, cuda or auto."""
 
 
@@ -74,8 +77,7 @@ def downstream(options: DownstreamOptions) -> None:
         if getattr(options, name) < least:
             raise LmvicError(f"--{name} must be at least {least}, not {getattr(options, name)}")
     titles = [path.resolve().name for path in options.scenes]
-    if len(set(titles)) != len(titles):
-        raise LmvicError("two of the folders have the same name: rename one, so that their results have different names")
+    check_titles(titles)
     qualities = _qualities(options.qualities)
     anchor = make_codec(options.anchor, weights=options.weights, device=options.device)
     if not options.anchor.startswith("lmvic"):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import tyro
 
 from lmvic_ns._util.output import writing
+from lmvic_ns.cli.common import check_titles
 from lmvic_ns.errors import LmvicError
 from lmvic_ns.evaluation.cache import default_cache_folder
 from lmvic_ns.report.terminal import progress
@@ -25,13 +26,15 @@ if TYPE_CHECKING:
 class AlignmentBasics:
     """What is measured, and where the results go."""
 
-    scenes: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENE ...")] = ()
+    scenes: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENE ...", help_behavior_hint="(default: none)")
+    ] = ()
     """Dataset folders with transforms.json. Their own depth is called "scene"."""
-    depth: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    depth: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KIND=FOLDER")] = ()
     """Further depth, as KIND=FOLDER: a dataset of the same views with other depth files. May be given several times."""
-    load_config: Path | None = None
+    load_config: Annotated[Path | None, tyro.conf.arg(metavar="CONFIG")] = None
     """config.yml of a trained lmvic-splat, for its photographs with median and expected depth."""
-    output: Path = Path("lmvic-eval/alignment")
+    output: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("lmvic-eval/alignment")
     """Folder for tables and pictures."""
 
 
@@ -41,11 +44,11 @@ class AdvancedAlignmentOptions:
 
     HELP_SECTION: ClassVar[str] = "advanced"
 
-    mask: str | None = None
+    mask: Annotated[str | None, tyro.conf.arg(metavar="KIND")] = None
     """Kind of depth whose mask selects the compared pixels. By default "median", or else the first kind."""
     pictures_of: int = 1
     """Number of pairs to write pictures of."""
-    limit: int | None = None
+    limit: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Use only the first pairs, this many."""
 
 
@@ -68,6 +71,8 @@ def alignment(options: AlignmentOptions) -> None:
     folders = (text.partition("=")[2] for text in options.depth)
     inputs = (*options.scenes, *(Path(folder) for folder in folders if folder), *filter(None, [options.load_config]))
     titles = [path.resolve().name for path in options.scenes]
+    if titles:
+        check_titles(titles)
     expected = [f"alignment-{title}.{kind}" for title in titles for kind in ("csv", "md")]
     with ResultsOutput(options.output, names=expected, inputs=inputs) as output:
         if options.load_config is not None:
@@ -159,15 +164,17 @@ def _same_views(scene: MultiViewScene, folder: Path) -> MultiViewScene:
 class AblationBasics:
     """What is measured, and where the results go."""
 
-    scenes: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENE ...")]
+    scenes: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENE ...", help_behavior_hint="(required)")
+    ]
     """Dataset folders with transforms.json and depth files."""
-    variants: str = ""
+    variants: Annotated[str, tyro.conf.arg(metavar="VARIANT,VARIANT", help_behavior_hint="(default: all)")] = ""
     """Comma-separated variants; all by default."""
-    weights: str = "tiny"
+    weights: Annotated[str, tyro.conf.arg(metavar="NAME|FILE")] = "tiny"
     """Weights of the codec: a name or a .safetensors file."""
-    limit: int | None = None
+    limit: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Use only the first views of each scene, this many."""
-    output: Path = Path("lmvic-eval/ablation")
+    output: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("lmvic-eval/ablation")
     """Folder for tables and curves."""
 
 
@@ -177,15 +184,15 @@ class AdvancedAblationOptions:
 
     HELP_SECTION: ClassVar[str] = "advanced"
 
-    qualities: str = "8,22,36,50"
+    qualities: Annotated[str, tyro.conf.arg(metavar="LEVEL,LEVEL")] = "8,22,36,50"
     """Comma-separated quality levels, at least four."""
-    device: str = "cpu"
+    device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "cpu"
     """Device of the networks: cpu, cuda or auto."""
     effort: EffortName = "fast"
     """Encoding effort. More effort hides the differences between variants."""
     seed: int = 0
     """Seed of the random view order."""
-    cache: Path | None = field(default_factory=default_cache_folder)
+    cache: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = field(default_factory=default_cache_folder)
     """Folder of cached results; None for no cache."""
 
 
@@ -208,7 +215,9 @@ def ablation(options: AblationOptions) -> None:
     names = list(dict.fromkeys([FULL, *names]))
     qualities = _levels(options.qualities)
     points, missing = [], {}
-    expected = comparison_names([path.resolve().name for path in options.scenes], html=False)
+    titles = [path.resolve().name for path in options.scenes]
+    check_titles(titles)
+    expected = comparison_names(titles, html=False)
     output = ResultsOutput(options.output, names=expected, inputs=(*options.scenes, *weights_inputs(options.weights)))
     with output, tempfile.TemporaryDirectory(prefix="lmvic-ablation-") as folder:
         for path in options.scenes:
@@ -255,13 +264,13 @@ def _levels(text: str) -> list[float]:
 class SpeedBasics:
     """What is measured, and where the results go."""
 
-    weights: str = "tiny"
+    weights: Annotated[str, tyro.conf.arg(metavar="NAME|FILE")] = "tiny"
     """Comma-separated names or .safetensors files, or presets, which are untrained where there are no weights."""
-    devices: str = ""
+    devices: Annotated[str, tyro.conf.arg(metavar="DEVICE,DEVICE", help_behavior_hint="(default: all)")] = ""
     """Comma-separated devices; by default the CPU, and the GPU if there is one."""
-    scene: Path | None = None
+    scene: Annotated[Path | None, tyro.conf.arg(metavar="SCENE")] = None
     """Dataset with depth; by default a synthetic textured plane."""
-    output: Path = Path("lmvic-eval/speed")
+    output: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("lmvic-eval/speed")
     """Folder for speed.csv and speed.md."""
 
 

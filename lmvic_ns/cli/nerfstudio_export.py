@@ -6,7 +6,9 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from lmvic_ns._util.exit_status import run_cleanly
 from lmvic_ns.workflows.options import CodingOptions, weights_inputs
@@ -16,9 +18,9 @@ from lmvic_ns.workflows.options import CodingOptions, weights_inputs
 class TrainedScene:
     """What is exported, and to where."""
 
-    load_config: Path
+    load_config: Annotated[Path, tyro.conf.arg(metavar="CONFIG")]
     """config.yml of the trained scene."""
-    output_dir: Path
+    output_dir: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
     """Folder for scene.lmvic, report.html and report.json."""
     split: Literal["all", "train", "eval"] = "all"
     """Photographs to code: all, only those trained on, or only the others."""

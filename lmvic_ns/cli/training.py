@@ -54,7 +54,7 @@ class SceneOptions:
 
     scenes: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder with the output of `lmvic prepare`; by default the scenes in the training pack."""
-    validation_scene: str = "sceaux"
+    validation_scene: Annotated[str, tyro.conf.arg(metavar="SCENE")] = "sceaux"
     """Scene held out of training, by which the best weights are chosen."""
     batch: int = 2
     """Chains per step and process."""
@@ -101,13 +101,15 @@ class TrainScenesConfig(AdvancedSceneOptions, SceneOptions, OptionsConfig):
 class TrainPackConfig:
     """Pack photographs and scenes with depth into one file, for training without nerfstudio."""
 
-    output: Path
+    output: Annotated[Path, tyro.conf.arg(metavar="FILE")]
     """File to write, such as training.lmvicpack."""
-    data: Path = field(default_factory=default_data)
+    data: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = field(default_factory=default_data)
     """A folder with photos/train, or a folder of pictures."""
-    scenes: Path | None = None
+    scenes: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder with the output of `lmvic prepare`; by default only photographs are packed."""
-    exclude: tuple[str, ...] = ()
+    exclude: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="[PATTERN [PATTERN ...]]", help_behavior_hint="(default: none)")
+    ] = ()
     """Shell patterns of names (of photographs or scenes) to leave out."""
     pack: PackConfig = field(default_factory=PackConfig)
     overwrite: bool = False

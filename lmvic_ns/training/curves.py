@@ -23,9 +23,9 @@ MARK = "lmvic train curves"
 class CurvesConfig:
     """Plot the learning curves of runs and extrapolate them."""
 
-    curves: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")]
+    curves: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...", help_behavior_hint="(required)")]
     """Folders of runs, or their curve.csv. Each run started from the one before it."""
-    output: Path = Path("learning-curves.png")
+    output: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("learning-curves.png")
     """Picture to write. An older one of this command is replaced."""
     factors: tuple[float, ...] = (10.0, 100.0)
     """Extrapolate to these multiples of the compute spent so far."""

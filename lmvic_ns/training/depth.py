@@ -11,9 +11,11 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+import tyro
 from rich.progress import Progress
 from torch import Tensor
 
@@ -36,13 +38,13 @@ from lmvic_ns.tree.ordering import pose_distance
 class TrainDepthConfig:
     """Train the depth codec on prepared scenes (what `lmvic prepare` wrote)."""
 
-    scenes: Path
+    scenes: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
     """Folder with the output of `lmvic prepare`."""
-    output: Path
+    output: Annotated[Path, tyro.conf.arg(metavar="FILE")]
     """Weights file to write (.safetensors)."""
-    init: Path | None = None
+    init: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights to start from. Their image codec is copied into the output unchanged."""
-    preset: str = "tiny"
+    preset: Annotated[str, tyro.conf.arg(metavar="PRESET")] = "tiny"
     """Size of the model: tiny or base."""
     minutes: float = 8.0
     """Wall-clock budget, over which the learning rate decays."""
@@ -52,7 +54,9 @@ class TrainDepthConfig:
     """The reference is drawn from this many nearest views."""
     seed: int = 0
     """Seed of data and noise."""
-    exclude: tuple[str, ...] = field(default_factory=tuple)
+    exclude: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME [NAME ...]]", help_behavior_hint="(default: none)")] = (
+        field(default_factory=tuple)
+    )
     """Names of scenes to leave out."""
     overwrite: bool = False
     """Replace an existing weights file."""

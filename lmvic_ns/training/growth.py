@@ -35,9 +35,9 @@ class GrowConfig:
     """best.safetensors or last.safetensors of a run of the smaller preset."""
     output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
     """File to write, for `--init`, such as base-start.safetensors."""
-    small: str = "tiny"
+    small: Annotated[str, tyro.conf.arg(metavar="PRESET")] = "tiny"
     """Preset of the weights."""
-    preset: str = "base"
+    preset: Annotated[str, tyro.conf.arg(metavar="PRESET")] = "base"
     """Preset to initialize."""
     seed: int = 0
     """Seed of the new weights."""

@@ -11,9 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+import tyro
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
@@ -110,7 +112,7 @@ class CropConfig:
     """Share of crops in whose place stands a picture that no camera takes (`lmvic_ns.training.synthetic`)."""
     dark_probability: float = 0.04
     """Share of crops that are darkened to a night."""
-    prefer: tuple[str, ...] = ("large-*",)
+    prefer: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[PATTERN [PATTERN ...]]")] = ("large-*",)
     """Shell patterns of names that are drawn more often: cuts of photographs at the size of real captures."""
     prefer_factor: float = 3.0
     """How much more often, for their area."""

@@ -25,11 +25,11 @@ class PublishConfig:
     """best.safetensors or last.safetensors of a run."""
     output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
     """Weights file to write, NAME.safetensors."""
-    depth: Path | None = None
+    depth: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Take the depth codec from this file, written by `lmvic train depth`."""
-    preset: str = "tiny"
+    preset: Annotated[str, tyro.conf.arg(metavar="PRESET")] = "tiny"
     """Size of the model: tiny or base."""
-    data: str = ""
+    data: Annotated[str, tyro.conf.arg(metavar="TEXT")] = ""
     """Training data, for the model card in the file."""
     overwrite: bool = False
     """Replace an existing weights file."""

@@ -53,11 +53,11 @@ def parse_duration(text: str) -> float:
 class BudgetConfig:
     """When a run ends, and how often it reports, validates and saves."""
 
-    max_time: str | None = None
+    max_time: Annotated[str | None, tyro.conf.arg(metavar="TIME")] = None
     """Wall-clock limit of this process, HH:MM:SS. The process then saves a checkpoint and ends."""
-    max_steps: int | None = None
+    max_steps: Annotated[int | None, tyro.conf.arg(metavar="STEPS")] = None
     """Total budget in steps."""
-    schedule_time: str | None = None
+    schedule_time: Annotated[str | None, tyro.conf.arg(metavar="TIME")] = None
     """Total budget in training time over all resumed runs, HH:MM:SS; by default --max-time."""
     report_every: float = 10.0
     """Seconds between lines of progress."""
@@ -81,7 +81,7 @@ class MachineConfig:
     """Machines, for DDP."""
     workers: int = 0
     """Data loading processes. 0 loads in the training process, which is best on few cores."""
-    threads: int | None = None
+    threads: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Threads of torch; by default OMP_NUM_THREADS or torch's own choice."""
 
 
@@ -89,13 +89,15 @@ class MachineConfig:
 class RunOptions:
     """What is trained, on what, and where the run lies."""
 
-    output: Path
+    output: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
     """Folder of the run: checkpoint, weights, learning curve, TensorBoard."""
-    preset: str = "tiny"
+    preset: Annotated[str, tyro.conf.arg(metavar="PRESET")] = "tiny"
     """Size of the model: tiny or base."""
-    data: Path = field(default_factory=default_data)
+    data: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = field(default_factory=default_data)
     """A folder with photos/train, a folder of pictures, or a training pack. The default is LMVIC_DATA."""
-    exclude: tuple[str, ...] = ()
+    exclude: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="[PATTERN [PATTERN ...]]", help_behavior_hint="(default: none)")
+    ] = ()
     """Shell patterns of names (of photographs or scenes) to leave out, such as 'urban-*'."""
     init: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights to start from; by default the DCT initialization of the preset."""
@@ -116,7 +118,7 @@ class AdvancedOptimizationOptions:
 
     HELP_SECTION: ClassVar[str] = "advanced"
 
-    fixed_lambda: float | None = None
+    fixed_lambda: Annotated[float | None, tyro.conf.arg(metavar="LAMBDA")] = None
     """Train for this lambda only, as in the paper, instead of all quality levels."""
     level_skew: float = 1.0
     """Exponent s of the random quality level, 63 * u**s with u uniform in 0..1. Above 1, low levels are more frequent."""

@@ -25,11 +25,13 @@ from lmvic_ns.workflows.sources import dataset_inputs
 class PrepareConfig:
     """Write scenes with depth, to train the codec on."""
 
-    scenes: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENE ...")] = ()
+    scenes: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENE ...", help_behavior_hint="(default: none)")
+    ] = ()
     """Dataset folders with a transforms.json. With --load-config at most one, which gives the name of the result."""
-    output: Path = Path("prepared-scenes")
+    output: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("prepared-scenes")
     """Folder in which each scene gets a folder of its own."""
-    load_config: Path | None = None
+    load_config: Annotated[Path | None, tyro.conf.arg(metavar="CONFIG")] = None
     """config.yml of a trained lmvic-splat, for its median depth. Without it: the dataset's depth files, or --stand-in."""
     stand_in: Literal["stereo", "points"] = "stereo"
     """Depth for a dataset without depth files: plane sweep stereo, or interpolation of SfM points (faster, coarser)."""
