@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from lmvic_ns.cli.main import EXTRAS
+
 PACKAGE = Path(__file__).resolve().parent.parent / "lmvic_ns"
 ORDER = (
     "errors",
@@ -34,6 +36,8 @@ ORDER = (
     "cli",
 )
 """A package imports only from those before it."""
+CORE = {"torch", "numpy", "PIL", "safetensors", "numba", "scipy", "av", "jaxtyping", "tyro", "rich"}
+"""Modules of the packages that an install without extras brings."""
 LIGHT = (
     "_util",
     "scene",
@@ -158,3 +162,18 @@ def test_one_module_writes_datasets():
     writing = re.compile(r"transforms\.json\"\)?[^\n]*(\.write_|\.open\(\"w)|json\.dump\(|end_header")
     found = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if writing.search(path.read_text())}
     assert found == {"scene/writer.py", "scene/ply.py"}
+
+
+def test_everything_imported_is_declared():
+    """By the package or by one of its extras; fsspec and triton come with torch."""
+    declared = (PACKAGE.parent / "pyproject.toml").read_text()
+    block = declared.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    assert set(re.findall(r"^(\w+) = ", block, re.M)) - {"all", "docs", "dev"} == set(EXTRAS)
+    known = {name for names in EXTRAS.values() for name in names} | CORE | {"fsspec", "triton", "lmvic_ns"}
+    foreign: dict[str, set[str]] = {}
+    for source in MODULES.values():
+        for name in imported_names(source.read_text(), "lmvic_ns"):
+            first = name.partition(".")[0]
+            if first not in known and first not in sys.stdlib_module_names:
+                foreign.setdefault(first, set()).add(source.name)
+    assert not foreign

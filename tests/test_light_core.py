@@ -79,6 +79,15 @@ def test_other_commands_say_what_to_install(command: tuple[str, ...], extra: str
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_an_address_says_what_to_install() -> None:
+    program = (
+        "import sys; sys.modules['aiohttp'] = None\nimport lmvic_ns\n"
+        "try: lmvic_ns.open('http://127.0.0.1:9/scene.lmvic')\nexcept lmvic_ns.BitstreamError as error: print(error)"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "lmvic-ns[http]" in found.stdout and len(found.stdout.splitlines()) == 1
+
+
 def test_loading_weights_imports_no_compiler() -> None:
     """Arithmetic on torch's meta device would import torch._dynamo: two seconds and 180 MB at each start."""
     program = "import sys; from lmvic_ns.codec import load_codec; load_codec(); print('torch._dynamo' in sys.modules)"

@@ -53,6 +53,7 @@ def size_of(file: IO[bytes]) -> int:
 
 
 _WHOLE_ONLY = "its server gives no parts of files (HTTP ranges): download the file and give its path"
+_INSTALL = "pip install 'lmvic-ns[http]'"
 
 
 class _Address:
@@ -99,13 +100,14 @@ def _open_address(address: str) -> IO[bytes]:
     try:
         from fsspec.core import url_to_fs
     except ImportError:
-        raise BitstreamError(f"cannot read {address}: addresses need fsspec: pip install fsspec") from None
+        raise BitstreamError(f"cannot read {address}: addresses need fsspec: {_INSTALL}") from None
     try:
         system, path = url_to_fs(address)
         file = system.open(path, "rb", cache_type="none")  # each read asks for its own bytes and no more
         return cast("IO[bytes]", _Address(file))
     except ImportError as error:
-        raise BitstreamError(f"cannot read {address}: {error}") from None
+        what = f"{error}: {_INSTALL}" if address.startswith("http") else str(error)
+        raise BitstreamError(f"cannot read {address}: {what}") from None
     except FileNotFoundError as error:  # names the address once more, and no reason
         raise BitstreamError(f"cannot read {address}: not found, or its server cannot be reached") from error
     except Exception as error:  # each protocol has errors of its own

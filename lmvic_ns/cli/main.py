@@ -66,6 +66,7 @@ EXTRAS: Mapping[str, frozenset[str]] = {
     "eval": frozenset({"bjontegaard", "pillow_heif", "imagecodecs", "matplotlib", "cv2"}),
     "paper": frozenset({"compressai"}),
     "cluster": frozenset({"distributed", "dask"}),
+    "http": frozenset({"aiohttp"}),
 }
 """Packages that each extra of this package brings (pyproject.toml)."""
 
