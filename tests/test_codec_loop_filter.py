@@ -91,11 +91,11 @@ def by_the_document(decoded: Tensor, loop_filter: LoopFilter, reference: WarpedR
     height, width = picture_.shape[1:]
     colours = np.einsum("ij,jhw->ihw", matrix, picture_)
     means = colours.mean((1, 2))
-    trusted = None
+    weighted = None
     if reference is not None:
         difference = (reference.image[0].double().numpy() - picture_) * reference.mask[0].numpy()
         squared = (difference**2).mean(0)
-        trusted = np.zeros_like(difference)
+        weighted = np.zeros_like(difference)
         for y in range(height):
             for x in range(width):
                 around = [
@@ -103,8 +103,8 @@ def by_the_document(decoded: Tensor, loop_filter: LoopFilter, reference: WarpedR
                     for v in range(y - 2, y + 3)
                     for u in range(x - 2, x + 3)
                 ]
-                trusted[:, y, x] = difference[:, y, x] / (1 + np.mean(around) / (4 * noise)) ** 2
-        trusted = np.einsum("ij,jhw->ihw", matrix, trusted)
+                weighted[:, y, x] = difference[:, y, x] / (1 + np.mean(around) / (4 * noise)) ** 2
+        weighted = np.einsum("ij,jhw->ihw", matrix, weighted)
 
     def at(plane: np.ndarray, y: int, x: int) -> float:
         return plane[min(max(y, 0), height - 1), min(max(x, 0), width - 1)]
@@ -123,8 +123,8 @@ def by_the_document(decoded: Tensor, loop_filter: LoopFilter, reference: WarpedR
                     grey = colours[0]
                     taps += [at(grey, y + d, x + r) + at(grey, y - d, x - r) - 2 * grey[y, x] for d, r in square]
                     taps.append(colours[3 - c, y, x] - means[3 - c])
-                if trusted is not None:
-                    t = trusted[c]
+                if weighted is not None:
+                    t = weighted[c]
                     taps += [at(t, y + d, x + r) + at(t, y - d, x - r) - 2 * t[y, x] for d, r in square]
                     taps.append(t[y, x])
                 result[c, y, x] += sum(k / 64 * tap for k, tap in zip(loop_filter.coefficients[c], taps, strict=True))

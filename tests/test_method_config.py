@@ -19,7 +19,7 @@ from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.plugins.types import MethodSpecification
 from nerfstudio.utils.eval_utils import eval_setup
 
-from lmvic_ns.cli.demo import MARK, demo_folder, prepare_folder
+from lmvic_ns.cli.demo import MARKER_FILE, demo_folder, prepare_folder
 from lmvic_ns.demo.scene import DemoSceneConfig, write_demo_scene
 from lmvic_ns.errors import SceneError
 from lmvic_ns.scene import MultiViewScene
@@ -212,7 +212,7 @@ def test_demo_replaces_only_its_own_folder(tmp_path: Path):
     assert (tmp_path / "new" / "thesis.txt").exists() and (tmp_path / "new" / "scene" / "made by the demo").exists()
     (tmp_path / "new" / "thesis.txt").unlink()
     prepare_folder(tmp_path / "new")
-    assert [path.name for path in (tmp_path / "new").iterdir()] == [MARK]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [MARKER_FILE]
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "thesis.txt").touch()
     with pytest.raises(SceneError, match="--output"):

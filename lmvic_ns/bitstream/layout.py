@@ -159,7 +159,7 @@ def unpack_unit_header(data: bytes, header: FileHeader, binding: int) -> UnitHea
         BitstreamError: no unit begins here, or not one of this file's views.
     """
     if len(data) < UNIT_HEADER_BYTES or data[:4] != UNIT_SYNC:
-        raise BitstreamError(f"expected a unit's mark and {UNIT_HEADER_BYTES} bytes of fields")
+        raise BitstreamError(f"expected a unit's sync marker and {UNIT_HEADER_BYTES} bytes of fields")
     _, view, depth_bytes, image_bytes = UNIT_FIELDS.unpack_from(data)
     if view >= len(header.views):
         raise BitstreamError(f"expected a view below {len(header.views)}, found {view}")
@@ -184,7 +184,7 @@ def unpack_section_header(data: bytes, binding: int) -> tuple[str, int, int, int
         BitstreamError: no section begins here.
     """
     if len(data) < SECTION_HEADER_BYTES or data[:4] != SECTION_SYNC:
-        raise BitstreamError(f"expected a section's mark and {SECTION_HEADER_BYTES} bytes of fields")
+        raise BitstreamError(f"expected a section's sync marker and {SECTION_HEADER_BYTES} bytes of fields")
     _, tag, size = SECTION_FIELDS.unpack_from(data)
     if size > limits.MAX_SECTION_BYTES:
         raise BitstreamError(f"section {tag!r}: expected at most {limits.MAX_SECTION_BYTES} bytes, found {size}")

@@ -1,6 +1,6 @@
 """The `.partial` file of an encode that is running or was interrupted: its path, content and settings.
 
-After its last unit stands a mark with the settings that it is coded with, laid out as a section. The next unit takes its
+After its last unit stands a marker with the settings that it is coded with, laid out as a section. The next unit takes its
 place, and the finished file has none.
 """
 
@@ -59,7 +59,7 @@ def partial_path(path: str | os.PathLike[str]) -> Path:
 
 
 def settings_of(file: BinaryIO, blocks: list[Block]) -> bytes | None:
-    """The settings in a partial file's mark, if its last block is one."""
+    """The settings in a partial file's marker, if its last block is one."""
     if not blocks or blocks[-1].entry != SECTION_ENTRY:
         return None
     file.seek(blocks[-1].offset)

@@ -22,26 +22,26 @@ from lmvic_ns.errors import BitstreamError
 
 _CHUNK = 1 << 20
 _SYNC_BYTES = len(UNIT_SYNC)
-_MARK = re.compile(re.escape(UNIT_SYNC) + b"|" + re.escape(SECTION_SYNC))
-_COST_OF_A_MARK = 1024  # bytes of checksum that looking at a false mark is counted as
+_SYNC_MARKER = re.compile(re.escape(UNIT_SYNC) + b"|" + re.escape(SECTION_SYNC))
+_COST_OF_A_MARKER = 1024  # bytes of checksum that looking at a false marker is counted as
 
 
 def scan_blocks(file: IO[bytes], header: FileHeader, binding: int, begin: int, end: int) -> list[Block]:
     """Every block between two offsets whose checksums hold, in file order; the first one of each view.
 
-    Checksums of about twice the file's size are computed at most, so that forged marks cannot make this slow.
+    Checksums of about twice the file's size are computed at most, so that forged markers cannot make this slow.
     """
     blocks: list[Block] = []
     seen: set[int] = set()
-    marks = _MarkerScanner(file, end)
+    markers = _MarkerScanner(file, end)
     budget = 2 * (end - begin) + _CHUNK
     at, sections = begin, 0
-    while (at := marks.next_from(at)) >= 0 and budget > 0:
+    while (at := markers.next_from(at)) >= 0 and budget > 0:
         try:
             block, checked = _intact_block(file, header, binding, at, end, budget)
         except BitstreamError:
             block, checked = None, 0
-        budget -= max(checked, _COST_OF_A_MARK)
+        budget -= max(checked, _COST_OF_A_MARKER)
         if block is None:
             at += 1
             continue
@@ -112,14 +112,14 @@ def _intact_block(
 
 
 class _MarkerScanner:
-    """Looks for the marks of units and sections, reading every part of the file about once."""
+    """Looks for the sync markers of units and sections, reading every part of the file about once."""
 
     def __init__(self, file: IO[bytes], end: int) -> None:
         self._file, self._end = file, end
         self._chunk, self._begin = b"", 0
 
     def next_from(self, at: int) -> int:
-        """Offset of the first mark at or after `at`, -1 if there is none."""
+        """Offset of the first marker at or after `at`, -1 if there is none."""
         while at + _SYNC_BYTES <= self._end:
             inside = at - self._begin
             if not 0 <= inside <= len(self._chunk) - _SYNC_BYTES:
@@ -127,7 +127,7 @@ class _MarkerScanner:
                 self._chunk, self._begin, inside = self._file.read(min(_CHUNK, self._end - at)), at, 0
                 if len(self._chunk) < _SYNC_BYTES:
                     return -1
-            place = _MARK.search(self._chunk, inside)
+            place = _SYNC_MARKER.search(self._chunk, inside)
             if place:
                 return self._begin + place.start()
             at = self._begin + len(self._chunk) - _SYNC_BYTES + 1

@@ -205,7 +205,7 @@ class Writer:
             self._mark_settings()
         except OSError as error:
             self._end = offset
-            with suppress(OSError):  # the torn block goes, and the mark that it was written over comes back
+            with suppress(OSError):  # the torn block goes, and the marker that it was written over comes back
                 file.truncate(offset)
                 self._mark_settings()
             self.abort()

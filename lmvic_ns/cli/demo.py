@@ -19,7 +19,7 @@ from lmvic_ns.errors import SceneError
 if TYPE_CHECKING:
     from lmvic_ns.codec.multiview import MultiViewCodec
 
-MARK = ".lmvic-demo"
+MARKER_FILE = ".lmvic-demo"
 """A file that says that a folder was made by the demo, so that it may be replaced."""
 
 
@@ -99,7 +99,7 @@ def demo_folder(folder: Path) -> Iterator[None]:
 
 
 def prepare_folder(folder: Path) -> None:
-    """An empty folder with our mark; removes what an earlier demo made there, and nothing else.
+    """An empty folder with our marker file; removes what an earlier demo made there, and nothing else.
 
     Raises:
         LmvicError: the demo did not make it, or it holds files that the demo did not make.
@@ -107,9 +107,9 @@ def prepare_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise SceneError(f"{folder}: is a file; give the name of a folder with --output")
     if folder.exists() and any(folder.iterdir()):
-        if not (folder / MARK).exists():
+        if not (folder / MARKER_FILE).exists():
             raise SceneError(f"{folder} exists and was not made by the demo; choose another with --output")
-        foreign = sorted(set(files_below(folder)) - set(read_list(folder) or {}) - {LIST_NAME, MARK})
+        foreign = sorted(set(files_below(folder)) - set(read_list(folder) or {}) - {LIST_NAME, MARKER_FILE})
         if foreign:
             raise SceneError(
                 f"{folder / foreign[0]}: is not the demo's, or of a demo that was killed: move it away, or choose another "
@@ -118,4 +118,4 @@ def prepare_folder(folder: Path) -> None:
         remove_listed(folder)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / MARK).touch()
+        (folder / MARKER_FILE).touch()

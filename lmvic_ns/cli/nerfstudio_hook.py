@@ -40,9 +40,9 @@ class ForwardingTyro:
 
 def with_our_command(commands: Any, tyro: Any) -> Any:
     """`Commands` (a union, perhaps annotated) with our subcommand; as it was if it is nothing of the kind."""
-    union, marks = commands, ()
+    union, annotations = commands, ()
     if get_origin(commands) is Annotated:
-        union, *marks = get_args(commands)
+        union, *annotations = get_args(commands)
     members = get_args(union)
     if get_origin(union) is not Union or not members:
         return commands
@@ -50,8 +50,8 @@ def with_our_command(commands: Any, tyro: Any) -> Any:
 
     ours = Annotated[ExportLmvicCodec, tyro.conf.subcommand(name=SUBCOMMAND)]
     extended = Union[(*members, ours)]
-    for mark in marks:
-        extended = Annotated[extended, mark]
+    for annotation in annotations:
+        extended = Annotated[extended, annotation]
     return extended
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from typing import Any, get_type_hints
 
-MARK = "HELP_SECTION"
+SECTION_ATTRIBUTE = "HELP_SECTION"
 
 
 def call(function: Callable[..., Any], program: str, args: Sequence[str]) -> Any:
@@ -44,8 +44,8 @@ def marked_bases(kind: type) -> dict[str, tuple[type, ...]]:
     """The marked base classes of a dataclass, by the name of their section, in the order of the fields."""
     found: dict[str, tuple[type, ...]] = {}
     for base in reversed(kind.__mro__):
-        if MARK in vars(base):
-            found[vars(base)[MARK]] = (*found.get(vars(base)[MARK], ()), base)
+        if SECTION_ATTRIBUTE in vars(base):
+            found[vars(base)[SECTION_ATTRIBUTE]] = (*found.get(vars(base)[SECTION_ATTRIBUTE], ()), base)
     return found
 
 

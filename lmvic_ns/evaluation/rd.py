@@ -113,7 +113,7 @@ def compare(
         settings: Other values of the knobs, by codec name.
         orders: Orders of views in which video codecs are tried.
         cache: Where results are kept; nowhere by default.
-        on_point: Told what was done, once for each planned measurement (see `planned`).
+        on_point: called with what was done, once for each planned measurement (see `planned`).
     """
     cache = cache or ResultCache(None)
     points: list[RatePoint] = []

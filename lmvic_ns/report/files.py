@@ -8,7 +8,7 @@ from pathlib import Path
 from lmvic_ns._util.output import check_file, resolved_path
 from lmvic_ns.errors import SceneError
 
-MARK = "lmvic-ns report"
+GENERATOR = "lmvic-ns report"
 """Stands near the beginning of every report, so that no other file of that name is taken for one."""
 PAGE, DATA = "report.html", "report.json"
 
@@ -36,4 +36,4 @@ def check_report(folder: Path, overwrite: bool, inputs: Sequence[Path] = (), out
 def is_report(path: Path) -> bool:
     """Whether a file begins as our reports do."""
     with path.open("rb") as file:
-        return MARK.encode() in file.read(400)
+        return GENERATOR.encode() in file.read(400)

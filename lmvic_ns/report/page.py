@@ -13,7 +13,7 @@ import numpy as np
 
 from lmvic_ns.codec.records import EXACT_PSNR
 from lmvic_ns.report.details import WHITE_ERROR, ViewDetails
-from lmvic_ns.report.files import MARK
+from lmvic_ns.report.files import GENERATOR
 from lmvic_ns.report.pictures import ViewPictures, data_url, tree_svg
 from lmvic_ns.report.results import EncodedFile
 from lmvic_ns.report.still_formats import FORMATS
@@ -44,7 +44,7 @@ def report_page(encoded: EncodedFile, collected: ReportCollector, data: dict[str
     """
     title, script = _text(data["file"]), _part("script.js")
     parts = [
-        page_head(MARK, data["file"], script, page_style()),
+        page_head(GENERATOR, data["file"], script, page_style()),
         f"<h1>{title}</h1>",
         f'<p class="lead">{lead(data)}</p>',
         _facts(data),
@@ -63,11 +63,11 @@ def report_page(encoded: EncodedFile, collected: ReportCollector, data: dict[str
     return "\n".join(parts)
 
 
-def page_head(mark: str, title: str, script: str, style: str) -> str:
+def page_head(generator: str, title: str, script: str, style: str) -> str:
     """The beginning of a page that loads nothing and runs no script but one, whatever a name in it says.
 
     Args:
-        mark: names the program that wrote it.
+        generator: names the program that wrote it.
         title: of the page, any text.
         script: exactly what will stand between the page's script tags.
         style: its style sheet.
@@ -75,7 +75,7 @@ def page_head(mark: str, title: str, script: str, style: str) -> str:
     known = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{known}'"
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="generator" content="{mark}">\n'
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="generator" content="{generator}">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>{_text(title)}</title>\n'
         f"<style>{style}</style>"
@@ -125,22 +125,24 @@ def histogram(values: Sequence[float]) -> str:
     counts = np.histogram(known, edges)[0]
     width, height, bottom = 720, 190, 150
     bar = (width - 20) / len(counts)
-    marks = []
+    elements = []
     for number, count in enumerate(counts.tolist()):
         x, tall = 10 + number * bar, 115 * count / max(counts.max(), 1)
         name = f"{count} views of {edges[number]} to {edges[number + 1]} dB"
-        marks.append(
+        elements.append(
             f'<rect x="{x + 1:.1f}" y="{bottom - tall:.1f}" width="{max(bar - 2, 1):.1f}" height="{tall:.1f}" '
             f'fill="var(--bar1)"><title>{name}</title></rect>'
         )
         if count:
-            marks.append(f'<text x="{x + bar / 2:.1f}" y="{bottom - tall - 5:.1f}" text-anchor="middle">{count}</text>')
-        marks.append(f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{edges[number]}</text>')
+            elements.append(f'<text x="{x + bar / 2:.1f}" y="{bottom - tall - 5:.1f}" text-anchor="middle">{count}</text>')
+        elements.append(f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{edges[number]}</text>')
     exact = len(values) - len(known)
     more = f", {exact} exact" if exact else ""
     label = f"histogram of the views' PSNR, {min(known):.1f} to {max(known):.1f} dB{more}"
     axis = f'<text x="{width / 2}" y="{height - 5}" text-anchor="middle">PSNR, dB; number of views{more}</text>'
-    return f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="{label}">{"".join(marks)}{axis}</svg>'
+    return (
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="{label}">{"".join(elements)}{axis}</svg>'
+    )
 
 
 def _part(name: str) -> str:

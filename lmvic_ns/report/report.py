@@ -22,7 +22,7 @@ from lmvic_ns.bitstream.reader import Reader
 from lmvic_ns.codec.multiview import MultiViewCodec
 from lmvic_ns.codec.records import DecodedView
 from lmvic_ns.report.details import ViewDetails, thumbnail, view_details
-from lmvic_ns.report.files import DATA, MARK, PAGE
+from lmvic_ns.report.files import DATA, GENERATOR, PAGE
 from lmvic_ns.report.inspection import byte_split
 from lmvic_ns.report.page import report_page
 from lmvic_ns.report.pictures import ViewPictures, view_pictures
@@ -148,7 +148,7 @@ def report_data(
     similarities = [view.ms_ssim for view in views if view.ms_ssim is not None]
     stored = sum(file.stat().st_size for file in files if file.is_file())
     return {
-        "generator": MARK,
+        "generator": GENERATOR,
         "file": encoded.path.name,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "version": __version__,

@@ -16,7 +16,7 @@ from rich.table import Table
 from lmvic_ns._util.output import check_file, whole_file
 from lmvic_ns.training import TrainingError
 
-MARK = "lmvic train curves"
+SOFTWARE = "lmvic train curves"
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def draw(curves: list[LearningCurve], law: tuple[float, float, float] | None, pa
     figure.tight_layout()
     try:
         with whole_file(path) as partial:
-            figure.savefig(partial, metadata={"Software": MARK} if path.suffix.lower() == ".png" else None)
+            figure.savefig(partial, metadata={"Software": SOFTWARE} if path.suffix.lower() == ".png" else None)
     except ValueError as error:  # matplotlib names the formats that it knows
         raise TrainingError(f"{path}: cannot be drawn: {error}") from None
     finally:
@@ -169,7 +169,7 @@ def draw(curves: list[LearningCurve], law: tuple[float, float, float] | None, pa
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a file is a PNG with our mark, which stands in front of the pixels; an empty one will do."""
+    """Whether a file is a PNG with our name, which stands in front of the pixels; an empty one will do."""
     with path.open("rb") as file:
         head = file.read(4096)
-    return not head or MARK.encode() in head
+    return not head or SOFTWARE.encode() in head

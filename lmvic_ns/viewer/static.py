@@ -28,7 +28,7 @@ from lmvic_ns.report.terminal import progress, size_text
 from lmvic_ns.viewer.layout import Layout
 from lmvic_ns.viewer.sources import PageSource
 
-MARK = "lmvic-ns view"
+GENERATOR = "lmvic-ns view"
 MOST_VIEWS = 200
 _PAGE_BYTES = 13_500_000
 """Of all pictures together, as they stand in the page: with points, cameras and all it stays below 15 MB."""
@@ -70,7 +70,7 @@ def check_page(path: Path, overwrite: bool, inputs: Sequence[Path] = ()) -> None
 
 def _is_page(path: Path) -> bool:
     with path.open("rb") as file:
-        return MARK.encode() in file.read(400)
+        return GENERATOR.encode() in file.read(400)
 
 
 def write_page(path: Path, source: PageSource, most: int) -> PageContent:
@@ -155,7 +155,7 @@ def static_page(source: PageSource, shown: Sequence[_View]) -> str:
     title = html.escape(source.title)
     return "\n".join(
         [
-            page_head(MARK, source.title, script, style),
+            page_head(GENERATOR, source.title, script, style),
             f'<h1>{title}</h1><p class="lead">{_lead(source, shown)}</p>',
             _viewer(compared, any(view.depth is not None for view in shown)),
             "<h2>Where the cameras stood</h2>",

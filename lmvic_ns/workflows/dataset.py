@@ -274,5 +274,5 @@ class DatasetWriter:
 
 def _suffix_fits(picture: bytes, suffix: str) -> bool:
     """Whether a picture file's first bytes are those of a suffix."""
-    marks = {".png": b"\x89PNG", ".jpg": b"\xff\xd8", ".jpeg": b"\xff\xd8", ".webp": b"RIFF"}
-    return picture.startswith(marks.get(suffix.lower(), b"\0none"))
+    magic = {".png": b"\x89PNG", ".jpg": b"\xff\xd8", ".jpeg": b"\xff\xd8", ".webp": b"RIFF"}
+    return picture.startswith(magic.get(suffix.lower(), b"\0none"))

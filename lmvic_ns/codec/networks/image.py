@@ -32,8 +32,8 @@ from lmvic_ns.codec.networks.layers import (
 from lmvic_ns.codec.quality import coding_noise_of_level, lambda_of_level, step_of_lambda
 
 PATCH = 8
-_TRUST_WINDOW = 9
-_TOLERANCE = 2.0  # a change of so many times the coding noise halves the trust
+_ERROR_WINDOW = 9
+_TOLERANCE = 2.0  # a change of so many times the coding noise halves its weight
 STRIDE = 64
 """Images are padded to multiples of this: hyper-latents lie at 1/64."""
 
@@ -209,8 +209,8 @@ class ImageCodec(nn.Module):
             pictures, features = self._picture(torch.cat([latent, other]), levels)
             decoded, shown = pictures.chunk(2)
             scale = F.pixel_shuffle(self.trust(torch.cat(features.chunk(2), 1)).float().clamp(-8, 8), PATCH)
-            trust = self._trust((decoded - shown).float(), scale, level) * mask.float()
-            return decoded + trust.to(decoded.dtype) * (aligned - shown)
+            weight = self._blend_weight((decoded - shown).float(), scale, level) * mask.float()
+            return decoded + weight.to(decoded.dtype) * (aligned - shown)
 
         inputs = [(latent, 1), (context.latent.to(latent.dtype), 1), (context.aligned, 2 * PATCH), (context.mask, 2 * PATCH)]
         return in_strips(predicted, inputs, halo + 1, strip)  # the window that errors are averaged over fits into one unit
@@ -223,15 +223,15 @@ class ImageCodec(nn.Module):
         return F.pixel_shuffle(self.synthesis_out(x), PATCH) + 0.5, x
 
     @staticmethod
-    def _trust(change: Tensor, scale: Tensor, level: Tensor) -> Tensor:
-        """How far the warped picture is trusted at each pixel: 1 where the decoded view does not differ from it.
+    def _blend_weight(change: Tensor, scale: Tensor, level: Tensor) -> Tensor:
+        """Weight of the warped picture at each pixel: 1 where the decoded view does not differ from it.
 
         Args:
             change: decoded view less what the warped picture's latent looks like.
             scale: logarithm of the weight of a difference there, from the synthesis features of both.
             level: quality level of each sample.
         """
-        error = _box(change.square().mean(1, keepdim=True), _TRUST_WINDOW)
+        error = _box(change.square().mean(1, keepdim=True), _ERROR_WINDOW)
         tolerance = _TOLERANCE * coding_noise_of_level(level)[:, None, None, None]
         return 1 / (1 + (error / tolerance * scale.exp()).square())
 

@@ -3,7 +3,7 @@
 As the adaptive loop filter of VVC it is linear in its coefficients, so the best ones solve normal equations; here they are
 integers of few bits, found by rate and distortion together. The filter sees the decoded picture (a 5x5 diamond, as
 differences from the centre, once as they are and once clipped to the coding noise), its three colours, and the warped
-reference, trusted where it agrees. All of it is continuous, so an error of one ulp stays one. Filtered pictures are what
+reference, weighted by how well it agrees. All of it is continuous, so an error of one ulp stays one. Filtered pictures are what
 later views refer to.
 """
 
@@ -37,7 +37,7 @@ _DIAMOND = ((0, 1), (0, 2), (1, -1), (1, 0), (1, 1), (2, 0))
 """Half of the 5x5 diamond (down, right); a tap takes both ends."""
 _SQUARE = ((0, 1), (1, -1), (1, 0), (1, 1))
 _CLIP = 1.7  # in standard deviations of the coding noise
-_TRUST = 4.0  # a reference that differs by so many times the coding noise counts a quarter
+_TOLERANCE = 4.0  # a reference that differs by so many times the coding noise counts a quarter
 _ROWS = 128  # strips bound memory
 _FITTED_ROWS, _FITTED_PIXELS = 16, 1 << 19  # a filter is fitted to so many pixels of a large picture, in strips of its rows
 _ROUNDS = 60
@@ -224,8 +224,8 @@ class _Planes:
         if reference is not None:
             difference = (reference.image.float() - decoded.float()) * reference.mask.float()
             error = F.avg_pool2d(difference.square().mean(1, keepdim=True), _ERROR_WINDOW, 1, _ERROR_WINDOW // 2)
-            trusted = difference / (1 + error / (_TRUST * noise)).square()
-            self.warped = F.pad(_opponent(trusted)[None], (_REACH,) * 4, mode="replicate")[0]
+            weighted = difference / (1 + error / (_TOLERANCE * noise)).square()
+            self.warped = F.pad(_opponent(weighted)[None], (_REACH,) * 4, mode="replicate")[0]
 
     def taps(self, colour: int) -> list[Tap]:
         """The taps of a colour, in the order of their coefficients."""
