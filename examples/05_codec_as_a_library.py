@@ -41,7 +41,7 @@ def main() -> None:
     OUTPUT.mkdir(exist_ok=True)
     for quality in (8, 32, 56):
         path = OUTPUT / f"library-{quality}.lmvic"
-        records = codec.encode(scene, path, quality=quality, tree=tree)
+        records = codec.encode(scene, path, quality=quality, tree=tree, effort="fast")
         (view,) = codec.decode(path, views=[names[-1]])
         psnr = -10 * math.log10(float((view.image - shown["original"]).square().mean()))
         shown[f"quality {quality}: {records[-1].image_bytes + records[-1].depth_bytes} bytes, {psnr:.1f} dB"] = view.image

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Union
@@ -74,6 +75,17 @@ def test_other_commands_of_that_module_pass_unchanged(exporter):
     assert exporter.tyro.extras is tyro.extras
     exporter.Commands = Meshes  # a version of nerfstudio with something else there
     assert exporter.tyro.cli(exporter.Commands, args=["--size", "5"]).size == 5
+
+
+def test_the_exporter_as_the_main_program(monkeypatch):
+    """`python -m nerfstudio.scripts.exporter`, whose module has another name."""
+    module: Any = ModuleType("__main__")
+    module.__spec__, module.tyro, module.Commands = ModuleSpec(hook.EXPORTER, None), tyro, Union[Meshes, Clouds]
+    monkeypatch.setitem(sys.modules, "__main__", module)
+    monkeypatch.delitem(sys.modules, hook.EXPORTER, raising=False)
+    assert hook.install()
+    chosen = module.tyro.cli(module.Commands, args=["lmvic-codec", "--load-config", "a.yml", "--output-dir", "out"])
+    assert type(chosen).__name__ == "ExportLmvicCodec"
 
 
 def test_nothing_happens_in_other_programs(monkeypatch):
@@ -198,9 +210,15 @@ def test_mistakes_around_a_trained_scene(trained, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not open3d_loads(), reason=WHAT_IS_MISSING)
 def test_ns_export_lists_ours_beside_its_own_and_refuses_in_a_line(tmp_path):
-    program = [sys.executable, "-m", "nerfstudio.scripts.exporter"]
-    shown = subprocess.run([*program, "--help"], capture_output=True, text=True)
-    assert shown.returncode == 0 and "gaussian-splat" in shown.stdout and "lmvic-codec" in shown.stdout
+    program = (
+        "import sys\nfrom nerfstudio.scripts.exporter import entrypoint\n"
+        "for words in (['--help'], sys.argv[1:]):\n"  # in one process, which has imported nerfstudio
+        "    sys.argv = ['ns-export', *words]\n"
+        "    try: entrypoint()\n"
+        "    except SystemExit as end: print('exit status', end.code)\n"
+    )
     words = ["--load-config", str(tmp_path / "config.yml"), "--output-dir", str(tmp_path / "out"), "--weights", "no-such"]
-    refused = subprocess.run([*program, "lmvic-codec", *words], capture_output=True, text=True)
-    assert refused.returncode == 2 and "ns-export lmvic-codec: no weights 'no-such'" in refused.stderr
+    done = subprocess.run([sys.executable, "-c", program, "lmvic-codec", *words], capture_output=True, text=True)
+    listed, shown, refused = done.stdout.partition("exit status 0\n")
+    assert shown and "gaussian-splat" in listed and "lmvic-codec" in listed, done.stderr
+    assert refused.endswith("exit status 2\n") and "ns-export lmvic-codec: no weights 'no-such'" in done.stderr
