@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -23,29 +24,29 @@ from lmvic_ns.scene import MultiViewScene
 from lmvic_ns.scene.ply import read_points
 
 BY_NERFSTUDIO = ("plain", "colmap", "blender")
-"""One kind of each data parser goes through ns-train and ns-export as processes; the others are trained in this process and go
-through `lmvic export`."""
+"""One kind of each data parser goes through ns-train and ns-export in other processes: `plain` has one for each command, the
+others one for both, which imports nerfstudio once. Other kinds are trained in this process and go through `lmvic export`."""
+BOTH_COMMANDS = """
+import json, sys
+from pathlib import Path
+from nerfstudio.scripts import exporter  # first: our subcommand joins while it is loaded
+from nerfstudio.scripts import train
+outputs, training, exporting = json.loads(sys.argv[1])
+sys.argv = ["ns-train", *training]
+train.entrypoint()
+(config,) = Path(outputs).rglob("config.yml")
+sys.argv = ["ns-export", *exporting, "--load-config", str(config)]
+exporter.entrypoint()
+"""
 
 
-def run(name: str, *args: object) -> subprocess.CompletedProcess[str]:
-    """One of nerfstudio's commands, without a terminal to ask questions on."""
-    command = [sys.executable, "-m", f"nerfstudio.scripts.{name}", *map(str, args)]
+def run(command: list[str], *args: object) -> str:
+    """What a Python program prints, without a terminal to ask questions on."""
     variables = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300, env=variables)
-
-
-def train(scene: ParsedScene, outputs: Path, patch: pytest.MonkeyPatch, *options: object, process: bool = False) -> Path:
-    """config.yml after a few steps of ns-train, in a process of its own or, without its imports, in this one."""
-    common = ("--vis", "tensorboard", "--output-dir", outputs, "--max-num-iterations", 3)
-    words = ("lmvic-splat", *common, "--data", scene.folder, *options, *scene.parser)
-    if process:
-        done = run("train", *words)
-        assert done.returncode == 0, done.stderr + done.stdout
-    else:
-        writer.EVENT_WRITERS.clear()  # else the writers of earlier trainings go on writing
-        patch.setattr(sys, "argv", ["ns-train", *map(str, words)])
-        ns_train.entrypoint()
-    return next(outputs.rglob("config.yml"))
+    words = [sys.executable, *command, *map(str, args)]
+    done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300, env=variables)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout
 
 
 def extent(scene: ParsedScene) -> float:
@@ -53,28 +54,45 @@ def extent(scene: ParsedScene) -> float:
     return float(np.linalg.norm(centres - centres.mean(axis=0), axis=1).max())
 
 
-def export(config: Path, out: Path, weights: Path, patch: pytest.MonkeyPatch, *, by_nerfstudio: bool) -> str:
-    """Write out/scene.lmvic; returns what was printed."""
-    common = ("--load-config", config, "--output-dir", out, "--weights", weights)
-    common = (*common, "--reference-structure", "none", "--points", "exact")
-    if by_nerfstudio:
-        exported = run("exporter", "lmvic-codec", *common, "--verify", "False")
-        assert exported.returncode == 0, exported.stderr
-        return exported.stdout
-    with redirect_stdout(io.StringIO()) as said:
-        assert lmvic(patch, "export", *common, "--no-verify") == 0
-    return said.getvalue()
+def training_words(scene: ParsedScene, outputs: Path, *options: object) -> list[str]:
+    """Arguments of ns-train for a few steps."""
+    common = ("--vis", "tensorboard", "--output-dir", outputs, "--max-num-iterations", 3)
+    return list(map(str, ("lmvic-splat", *common, "--data", scene.folder, *options, *scene.parser)))
+
+
+def train(scene: ParsedScene, outputs: Path, patch: pytest.MonkeyPatch, *options: object) -> Path:
+    """config.yml after a few steps of ns-train in this process."""
+    writer.EVENT_WRITERS.clear()  # else the writers of earlier trainings go on writing
+    patch.setattr(sys, "argv", ["ns-train", *training_words(scene, outputs, *options)])
+    ns_train.entrypoint()
+    return next(outputs.rglob("config.yml"))
+
+
+def train_and_export(kind: str, scene: ParsedScene, folder: Path, weights: Path, patch: pytest.MonkeyPatch) -> str:
+    """A few steps of ns-train, then folder/export/scene.lmvic; returns what the export printed."""
+    outputs = folder / "outputs"
+    options = ["--output-dir", folder / "export", "--weights", weights, "--reference-structure", "none", "--points", "exact"]
+    exporting = ["lmvic-codec", *map(str, options), "--verify", "False"]
+    if kind not in BY_NERFSTUDIO or not open3d_loads():
+        config = train(scene, outputs, patch)
+        with redirect_stdout(io.StringIO()) as said:
+            assert lmvic(patch, "export", "--load-config", config, *options, "--no-verify") == 0
+        return said.getvalue()
+    training = training_words(scene, outputs)
+    if kind != "plain":
+        return run(["-c", BOTH_COMMANDS], json.dumps([str(outputs), training, exporting]))
+    run(["-m", "nerfstudio.scripts.train"], *training)
+    (config,) = outputs.rglob("config.yml")
+    return run(["-m", "nerfstudio.scripts.exporter"], *exporting, "--load-config", config)
 
 
 def check_round_trip(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A data set of this kind through training, export and decoding."""
     scene: ParsedScene = getattr(parsed_scenes, kind)(tmp_path / "scene")
     before = {path: path.read_bytes() for path in scene.folder.rglob("*") if path.is_file()}
-    by_nerfstudio = kind in BY_NERFSTUDIO and open3d_loads()
-    config = train(scene, tmp_path / "outputs", monkeypatch, process=by_nerfstudio)
     weights = write_weights(tmp_path / "small.safetensors")
     out = tmp_path / "export"
-    said = export(config, out, weights, monkeypatch, by_nerfstudio=by_nerfstudio)
+    said = train_and_export(kind, scene, tmp_path, weights, monkeypatch)
     assert f"{len(scene.poses)} photographs (all)" in said
     assert lmvic(monkeypatch, "decode", out / "scene.lmvic", tmp_path / "back", "--weights", weights) == 0
     assert {path: path.read_bytes() for path in scene.folder.rglob("*") if path.is_file()} == before
